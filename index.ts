@@ -1,0 +1,74 @@
+/** The plugin: options become parts, parts become decorators and hooks. */
+import type { FastifyPluginAsync, FastifyReply, FastifyRequest } from 'fastify'
+import fp from 'fastify-plugin'
+import { AlreadyRegistered } from './lib/errors.ts'
+import { FINISHED_ID } from './lib/frame.ts'
+import { lastEventIdFault, readLastEventId } from './lib/last-event-id.ts'
+import { checkPluginOptions, streamOptions, type SseOptions } from './lib/options.ts'
+import { createReplySse, kStream, type Plugin } from './lib/reply.ts'
+import { StreamRoutes } from './lib/route.ts'
+import { endAll } from './lib/shutdown.ts'
+import { createStats } from './lib/stats.ts'
+import { Lines } from './lib/timeouts.ts'
+import type { Sse } from './types/index.ts'
+import './types/index.ts'
+
+const plugin: FastifyPluginAsync<SseOptions> = async function sse (app, options) {
+  checkPluginOptions(options)
+  if (app.hasDecorator('sse')) throw new AlreadyRegistered('app.sse')
+  if (app.hasReplyDecorator('sse')) throw new AlreadyRegistered('reply.sse')
+
+  const parts: Plugin = {
+    connections: new Set(),
+    stats: createStats(),
+    lines: new Lines(),
+    routes: new StreamRoutes(streamOptions(options)),
+    lastEventIdQuery: options.lastEventIdQuery ?? 'lastEventId',
+    closing: false
+  }
+  app.decorate('sse', createSse(parts))
+  app.decorateReply(kStream, null)
+  app.decorateReply('sse', createReplySse(parts) as FastifyReply['sse'])
+  app.decorateRequest('lastEventId', {
+    getter (this: FastifyRequest) {
+      const id = readLastEventId(this.headers, this.raw.url ?? '', parts.lastEventIdQuery)
+      return id === undefined || id === FINISHED_ID || lastEventIdFault(id) !== undefined ? undefined : id
+    }
+  })
+  app.addHook('onRoute', function (route) {
+    parts.routes.add(this, route)
+  })
+  app.addHook('preClose', async () => {
+    parts.closing = true
+    await endAll(parts.connections, options.drain ?? 0)
+  })
+}
+
+function createSse ({ connections, stats }: Plugin): Sse {
+  const open: Sse['connections'] = {
+    * [Symbol.iterator] () {
+      for (const connection of connections) {
+        if (connection.reason === undefined) yield connection
+      }
+    },
+    get size () {
+      return stats.open
+    }
+  }
+  return { connections: open, stats: () => structuredClone(stats) }
+}
+
+const fastifySse = fp(plugin, { fastify: '5.x', name: 'fastify-typed-sse' })
+
+/** `import sse from`, `import { fastifySse } from` and `require()` all give the plugin itself. */
+const exported = Object.assign(fastifySse, { default: fastifySse, fastifySse })
+
+export default exported
+export { exported as fastifySse, exported as 'module.exports' }
+export type { SseConnection } from './lib/connection.ts'
+export type { SseErrorCode } from './lib/errors.ts'
+export type { EventEnvelope, SseEvent } from './lib/event.ts'
+export type { Duration, SseOptions, StreamOptions } from './lib/options.ts'
+export type { SseContext } from './lib/source.ts'
+export type { EndReason, SseStats } from './lib/stats.ts'
+export type { EventOf, EventSchemas, Sse, SseSource } from './types/index.ts'

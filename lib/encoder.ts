@@ -1,0 +1,62 @@
+/** A value that a source has yielded becomes the text of its block: checked, serialised, framed; or refused whole. */
+import { checkEvent, checkRaw, type SseEvent } from './event.ts'
+import { InvalidEvent } from './errors.ts'
+import { frame } from './frame.ts'
+import type { Payload, Payloads } from './payload.ts'
+
+/**
+ * @param payloads of the route's `schema.events`; undefined where any event may be sent
+ * @throws {InvalidEvent} and then nothing of the event is sent
+ */
+export function encodeEvent (value: unknown, payloads: Payloads | undefined): string {
+  const event = asEvent(value)
+  const fields = checkEvent(event)
+  // Without type and data it is no event, only an ID, a reconnection time or a comment.
+  if (event.event === undefined && event.data === undefined && event.raw === undefined) return frame(fields, undefined)
+  const payload = payloads === undefined ? undefined : declared(payloads, fields.event)
+  return frame(fields, textOf(event, payload))
+}
+
+/**
+ * The last event of a stream, after a failure. It is the application's farewell rather than its source's event, and one
+ * `onError` may serve many routes: its data is checked where the route declares its event type, else sent as it is.
+ */
+export function encodeLastEvent (value: unknown, payloads: Payloads | undefined): string {
+  const { event = '' } = asEvent(value)
+  return encodeEvent(value, payloads?.has(event === 'message' ? '' : event) ? payloads : undefined)
+}
+
+/** A bare string is text that is sent as it is. */
+function asEvent (value: unknown): SseEvent {
+  return typeof value === 'string' ? { raw: value } : value as SseEvent
+}
+
+function declared (payloads: Payloads, type: string): Payload {
+  const payload = payloads.get(type)
+  if (payload === undefined) {
+    const names = [...payloads.keys()].map((name) => `'${name || 'message'}'`).join(', ')
+    throw new InvalidEvent(`schema.events has no event type '${type.slice(0, 40) || 'message'}', but ${names}`)
+  }
+  return payload
+}
+
+function textOf (event: SseEvent, payload: Payload | undefined): string | undefined {
+  if (event.raw !== undefined) {
+    const raw = checkRaw(event.raw)
+    payload?.checkRaw(raw)
+    return raw
+  }
+  if (payload !== undefined) return payload.serialize(event.data)
+  return event.data === undefined ? undefined : stringify(event.data)
+}
+
+function stringify (data: unknown): string {
+  let text: string | undefined
+  try {
+    text = JSON.stringify(data)
+  } catch (error) {
+    throw new InvalidEvent(`its data cannot be serialised as JSON (${(error as Error).message.split('\n')[0]})`)
+  }
+  if (text === undefined) throw new InvalidEvent(`a ${typeof data} has no JSON to be sent as data`)
+  return text
+}

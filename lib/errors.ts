@@ -1,0 +1,43 @@
+/**
+ * The closed list of what can go wrong, each with its code and its HTTP status. A code is part of the public contract;
+ * a message is for people and may change.
+ */
+import createError from '@fastify/error'
+
+/** An event breaks a rule of the HTML spec or of its schema. No byte of it was sent. */
+export const InvalidEvent = createError('FST_SSE_INVALID_EVENT', 'Invalid event: %s', 500)
+
+/** `reply.sse` was given something that is not a source of events. */
+export const InvalidSource = createError('FST_SSE_INVALID_SOURCE', 'reply.sse: %s', 500, TypeError)
+
+/** An option is unknown or has a value it cannot have. Thrown at registration, or by the call that was given it. */
+export const InvalidOption = createError('FST_SSE_INVALID_OPTION', 'Invalid option: %s', 500, TypeError)
+
+/** A schema of `schema.events` cannot be compiled. Thrown at start-up. */
+export const InvalidSchema = createError('FST_SSE_INVALID_SCHEMA', 'Invalid schema.events of %s: %s', 500)
+
+/** The last event ID is one that no server could have sent. Answered with 400. */
+export const InvalidLastEventId = createError(
+  'FST_SSE_INVALID_LAST_EVENT_ID', 'Invalid last event ID: %s', 400)
+
+/** `reply.sse` was called on a reply that is already being answered. */
+export const AlreadySent = createError('FST_SSE_ALREADY_SENT', 'reply.sse: %s', 500)
+
+/** The plugin was registered where it is there already, or another plugin has taken its decorators. */
+export const AlreadyRegistered = createError(
+  'FST_SSE_ALREADY_REGISTERED',
+  "'%s' is decorated already: register fastify-typed-sse once, and no other plugin that decorates reply.sse", 500)
+
+/** The server is closing and takes no new event streams. Answered with 503, or softly to an EventSource. */
+export const ShuttingDown = createError('FST_SSE_SHUTTING_DOWN', 'The server is closing', 503)
+
+/** Every code that this plugin's errors can have. */
+export type SseErrorCode =
+  | 'FST_SSE_INVALID_EVENT'
+  | 'FST_SSE_INVALID_SOURCE'
+  | 'FST_SSE_INVALID_OPTION'
+  | 'FST_SSE_INVALID_SCHEMA'
+  | 'FST_SSE_INVALID_LAST_EVENT_ID'
+  | 'FST_SSE_ALREADY_SENT'
+  | 'FST_SSE_ALREADY_REGISTERED'
+  | 'FST_SSE_SHUTTING_DOWN'

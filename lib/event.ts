@@ -1,0 +1,131 @@
+/**
+ * The event of the HTML spec (https://html.spec.whatwg.org/multipage/server-sent-events.html, section 9.2), as a
+ * handler yields it, and the rules that its fields must keep. Pure: nothing here knows schemas, bytes or sockets.
+ *
+ * The rules hold back what would change its meaning on the way: a line end inside a field would end that field and
+ * begin another (CWE-93), a NUL in an ID makes a client ignore it, and UTF-8 cannot carry a lone surrogate.
+ */
+import { InvalidEvent } from './errors.ts'
+
+/** What every event may have beside its data. */
+export interface EventEnvelope {
+  /**
+   * The event ID: the client's last event ID from here on, sent back when it reconnects. No CR, LF or NUL.
+   * `''` resets the client's last event ID.
+   */
+  id?: string | number | bigint
+  /** The reconnection time from here on: milliseconds, an integer >= 0. */
+  retry?: number
+  /** A comment, which clients ignore. Its lines become one comment each. */
+  comment?: string
+}
+
+/** An event that any route may yield. At least one of its fields must be there. */
+export type SseEvent = EventEnvelope & {
+  /** The event type, for `addEventListener(type)`; absent, `''` and `'message'` all reach `onmessage`. No CR or LF. */
+  event?: string
+} & (
+  | {
+    /** Any JSON value; sent as JSON, so that a string arrives in quotes. */
+    data?: unknown
+    raw?: undefined
+  }
+  | {
+    data?: undefined
+    /** Text sent as it is, one `data` line for each of its lines. */
+    raw: string
+  }
+)
+
+/** An event's fields, checked and in their wire form. `raw` and `data` are left to whoever knows the schemas. */
+export interface Fields {
+  event: string
+  id: string | undefined
+  retry: number | undefined
+  comment: string | undefined
+}
+
+const FIELDS = ['event', 'data', 'raw', 'id', 'retry', 'comment']
+
+/**
+ * Checks all that can be checked without a schema.
+ * @throws {InvalidEvent} naming the field and the reason
+ */
+export function checkEvent (event: SseEvent): Fields {
+  if (typeof event !== 'object' || event === null) {
+    throw new InvalidEvent(`expected an object such as { data: … } or a string, got ${describe(event)}`)
+  }
+  let fields = 0
+  for (const field in event) {
+    if (!FIELDS.includes(field)) throw unknownField(field)
+    if (event[field as keyof SseEvent] !== undefined) fields++
+  }
+  if (fields === 0) throw new InvalidEvent(`it is empty: give it one of ${FIELDS.join(', ')}`)
+  if (event.data !== undefined && event.raw !== undefined) {
+    throw new InvalidEvent("it has both 'data' and 'raw': data is sent as JSON, raw as it is, so choose one")
+  }
+  return {
+    event: event.event === undefined ? '' : checkEventType(event.event),
+    id: event.id === undefined ? undefined : checkId(event.id),
+    retry: event.retry === undefined ? undefined : checkRetry(event.retry),
+    comment: event.comment === undefined ? undefined : checkComment(event.comment)
+  }
+}
+
+/** The event type as the wire has it: '' where a client takes it for 'message'. */
+function checkEventType (event: unknown): string {
+  if (typeof event !== 'string') throw wrongField('event', 'a string', event)
+  if (/[\r\n]/.test(event)) throw new InvalidEvent("'event' has a line end (CR or LF)")
+  if (!event.isWellFormed()) throw loneSurrogate('event')
+  return event === 'message' ? '' : event
+}
+
+function checkId (id: unknown): string {
+  if (typeof id === 'bigint' || (typeof id === 'number' && Number.isFinite(id))) return String(id)
+  if (typeof id !== 'string') throw wrongField('id', 'a string, a finite number or a bigint', id)
+  // "If the field value does not contain U+0000 NULL, then set the last event ID buffer": else it is ignored.
+
+  if (/[\r\n\0]/.test(id)) throw new InvalidEvent("'id' has a line end (CR or LF) or a NUL")
+  if (!id.isWellFormed()) throw loneSurrogate('id')
+  return id
+}
+
+function checkRetry (retry: unknown): number {
+  // "If the field value consists of only ASCII digits": no sign, no point, no exponent.
+  if (!Number.isSafeInteger(retry) || (retry as number) < 0) throw wrongField('retry', 'an integer >= 0 (ms)', retry)
+  return retry as number
+}
+
+function checkComment (comment: unknown): string {
+  if (typeof comment !== 'string') throw wrongField('comment', 'a string', comment)
+  return comment
+}
+
+/** `raw` text, which must be a string that UTF-8 can carry. */
+export function checkRaw (raw: unknown): string {
+  if (typeof raw !== 'string') throw wrongField('raw', 'a string', raw)
+  if (!raw.isWellFormed()) throw loneSurrogate('raw')
+  return raw
+}
+
+function wrongField (field: string, expected: string, value: unknown) {
+  return new InvalidEvent(`'${field}' must be ${expected}, got ${describe(value)}`)
+}
+
+function unknownField (field: string) {
+  return new InvalidEvent(`it has an unknown field '${field.slice(0, 40)}': its fields are ${FIELDS.join(', ')}`)
+}
+
+function loneSurrogate (field: string) {
+  return new InvalidEvent(`'${field}' has a lone surrogate, which UTF-8 cannot carry (see String.prototype.toWellFormed)`)
+}
+
+/** What came, for a message: of an object only what it is, as the rest of it may be nobody's business. */
+export function describe (value: unknown): string {
+  if (value === null) return 'null'
+  if (Array.isArray(value)) return `an array of ${value.length}`
+  if (typeof value === 'string') return `the string ${JSON.stringify(value.length > 40 ? value.slice(0, 39) + '…' : value)}`
+  if (typeof value === 'object') return `an object (${value.constructor?.name ?? 'no prototype'})`
+  if (typeof value === 'function') return `a function (${value.name || 'anonymous'})`
+  return value === undefined ? 'undefined' : `the ${typeof value} ${String(value)}`
+}

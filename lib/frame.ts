@@ -1,0 +1,44 @@
+/**
+ * Checked fields become the text of one block of the event stream (HTML spec, section 9.2.5, "parsing an event
+ * stream"), which is sent as UTF-8. Pure: whatever comes in here has been checked by `event.ts`.
+ *
+ * A block is `id`, `event`, `retry`, comments, `data`, in this order, each line ended by LF, and an empty line.
+ */
+import type { Fields } from './event.ts'
+
+/** A comment without text: "comment lines can be used to prevent connections from timing out" (section 9.2.7). */
+export const KEEP_ALIVE = ':\n\n'
+
+/**
+ * The ID that a finite stream ends with. Whoever comes back with it has had everything, and is answered with 204, by
+ * which an EventSource stops for good. No application's ID is like it.
+ */
+export const FINISHED_ID = 'fastify-typed-sse:finished'
+
+/** The block of an event. `text` is the data as it goes out; without it clients dispatch nothing. */
+export function frame (fields: Fields, text: string | undefined): string {
+  let block = ''
+  if (fields.id !== undefined) block += `id: ${fields.id}\n`
+  if (fields.event !== '') block += `event: ${fields.event}\n`
+  if (fields.retry !== undefined) block += `retry: ${fields.retry}\n`
+  if (fields.comment !== undefined) block += lines(': ', fields.comment)
+  if (text !== undefined) block += lines('data: ', text)
+  return block + '\n'
+}
+
+/** A block that carries an ID alone: remembered by a client as its last event ID, never dispatched. */
+export function idFrame (id: string): string {
+  return `id: ${id}\n\n`
+}
+
+/** A block that sets the client's reconnection time, in milliseconds. */
+export function retryFrame (ms: number): string {
+  return `retry: ${ms}\n\n`
+}
+
+/** One line for each line of the text: lines end with CRLF, CR or LF, and a client joins `data` lines with LF. */
+function lines (prefix: string, text: string): string {
+  // Most data is JSON of one line; two searches cost less than one regular expression.
+  if (text.indexOf('\n') === -1 && text.indexOf('\r') === -1) return prefix + text + '\n'
+  return prefix + text.replace(/\r\n|\r|\n/g, '\n' + prefix) + '\n'
+}

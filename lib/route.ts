@@ -1,0 +1,85 @@
+/** What a route says of its event streams: `schema.events` and `sse`, read once, when the route is added. */
+import type { FastifyContextConfig, FastifyInstance, FastifyRequest, RouteOptions } from 'fastify'
+import { InvalidSchema } from './errors.ts'
+import { resolveOptions, type ResolvedOptions, type StreamOptions } from './options.ts'
+import { compilePayloads, type Payloads } from './payload.ts'
+
+export interface StreamRoute {
+  options: ResolvedOptions
+  /** Undefined where the route takes any event. */
+  payloads: Payloads | undefined
+}
+
+type RouteSchema = { events?: Record<string, Record<string, unknown>> } | undefined
+
+/** Where a route keeps it: Fastify copies a route's `config` and shows it to each request. */
+const kStreamRoute = Symbol('fastify-typed-sse.route')
+
+interface RouteConfig {
+  [kStreamRoute]?: StreamRoute
+}
+
+export class StreamRoutes {
+  readonly #options: ResolvedOptions
+  /** The same map is compiled once, though Fastify adds a HEAD route for each GET. */
+  readonly #compiled = new WeakMap<object, Payloads>()
+
+  constructor (options: ResolvedOptions) {
+    this.#options = options
+  }
+
+  /** The onRoute hook. @throws {InvalidOption | InvalidSchema} so that a mistake fails at start-up */
+  add (instance: FastifyInstance, route: RouteOptions & { sse?: StreamOptions }): void {
+    const name = `${String(route.method)} ${route.url}`
+    const streamRoute: StreamRoute = {
+      options: resolveOptions(this.#options, route.sse, `route ${name}`),
+      payloads: undefined
+    }
+    route.config = { ...route.config, [kStreamRoute]: streamRoute } as FastifyContextConfig
+    const events = (route.schema as RouteSchema)?.events
+    if (events === undefined) return
+    const compile = () => { streamRoute.payloads = this.#compile(name, events, instance) }
+    try {
+      compile()
+    } catch (error) {
+      if (!isMissingReference(error)) throw error
+      // Its shared schema may be added after the route: the last moment to look is when the server is ready.
+      instance.addHook('onReady', async () => compile())
+    }
+  }
+
+  /**
+   * The route that a request has taken. One that was added before this plugin had loaded is read at its first request;
+   * its `sse` options are lost, as only an onRoute hook can see them.
+   */
+  of (request: FastifyRequest): StreamRoute {
+    const { config, schema, method, url } = request.routeOptions
+    const known = (config as RouteConfig)[kStreamRoute]
+    if (known !== undefined) return known
+    if (!request.is404) {
+      request.log.warn(`${method} ${url} was added before fastify-typed-sse had loaded, so options under 'sse' are not ` +
+        'seen: `await app.register(sse)` before adding routes')
+    }
+    const events = (schema as RouteSchema)?.events
+    const payloads = events && this.#compile(`${method} ${url}`, events, request.server)
+    const route = { options: this.#options, payloads }
+    ;(config as RouteConfig)[kStreamRoute] = route
+    return route
+  }
+
+  #compile (name: string, events: Record<string, Record<string, unknown>>, instance: FastifyInstance): Payloads {
+    let payloads = this.#compiled.get(events)
+    if (payloads !== undefined) return payloads
+    try {
+      payloads = compilePayloads(events, instance.getSchemas())
+    } catch (error) {
+      throw Object.assign(new InvalidSchema(name, (error as Error).message), { cause: error })
+    }
+    this.#compiled.set(events, payloads)
+    return payloads
+  }
+}
+
+function isMissingReference (error: unknown): boolean {
+  return (error as { cause?: { missingRef?: unknown } }).cause?.missingRef !== undefined
+}

@@ -1,0 +1,28 @@
+/** The open streams of a server that closes: each is ended in its time, and none can hold the server up. */
+import type { Connection } from './connection.ts'
+import { draw, type Duration } from './options.ts'
+
+/** How long an ended response may take to be read, in ms, before its connection is broken off. */
+const GRACE = 1_000
+
+/** When clients come back, counted from the moment that this server is gone, where no `retry` says otherwise. */
+export const RETURN: Duration = { min: 1_000, max: 5_000 }
+
+/**
+ * Ends the streams spread over `ms`, each with a reconnection time that brings its client back after this server is
+ * gone (one that found it still closing would be answered 503, and an EventSource gives up on that for good), and not
+ * all at once. Always resolves, at the latest GRACE after `ms`.
+ */
+export async function endAll (connections: ReadonlySet<Connection>, ms: number): Promise<void> {
+  const all = [...connections]
+  const open = all.filter((connection) => connection.reason === undefined)
+  const timers = open.map((connection, index) => {
+    const delay = Math.floor(ms * index / open.length)
+    return setTimeout(() => connection.shutDown(ms - delay + draw(connection.options.retry ?? RETURN)), delay)
+  })
+  timers.push(setTimeout(() => {
+    for (const connection of all) connection.destroy()
+  }, ms + GRACE))
+  await Promise.all(all.map((connection) => new Promise<void>((resolve) => connection.onceGone(resolve))))
+  for (const timer of timers) clearTimeout(timer)
+}

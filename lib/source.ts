@@ -1,0 +1,158 @@
+/**
+ * Whatever a handler gives to `reply.sse` becomes a Source: pulled one value at a time, and stopped at once, whether
+ * or not a value is awaited. Knows iteration, and nothing of events, bytes or sockets.
+ */
+import { Readable } from 'node:stream'
+import type { ReadableStream } from 'node:stream/web'
+import { describe } from './event.ts'
+import { InvalidSource } from './errors.ts'
+
+/** What a source function is given. */
+export interface SseContext {
+  /** Aborted the moment that the stream has ended, for whatever reason: pass it to fetch, timers, `events.on`. */
+  signal: AbortSignal
+  /** The client's last event ID, as `request.lastEventId` has it. */
+  lastEventId: string | undefined
+}
+
+/** Values, pulled. */
+export interface Source {
+  /** The next step: at once where the source is synchronous, else in a promise. */
+  next (): IteratorResult<unknown> | Promise<IteratorResult<unknown>>
+  /**
+   * Ends the source without waiting for anything; how it takes that is nobody's concern any more.
+   * @param settled it has completed or failed by itself: only its signal is still to be told
+   */
+  stop (settled: boolean): void
+}
+
+/** The same, of whatever kind the source is. */
+interface Steps {
+  next: Source['next']
+  stop (): void
+}
+
+const HOW_TO = 'give it an async iterable, an iterable, a Node or web stream, ' +
+  'or a function such as async function* ({ signal, lastEventId }) { yield { data: … } }'
+
+/**
+ * Opens a source. A function is called here; nothing else runs before the first `next()`.
+ * @throws {InvalidSource} with the right call in its message; and what a source function throws
+ */
+export function openSource (source: unknown, lastEventId: string | undefined): Source {
+  const controller = typeof source === 'function' ? new AbortController() : undefined
+  const steps = controller === undefined ? iterate(source) : call(source as SourceFunction, controller, lastEventId)
+  return {
+    next: steps.next,
+    stop (settled) {
+      // First the signal: it wakes a generator that waits, so that its return() need not wait behind that.
+      controller?.abort()
+      if (!settled) steps.stop()
+    }
+  }
+}
+
+type SourceFunction = (context: SseContext) => unknown
+
+function call (source: SourceFunction, controller: AbortController, lastEventId: string | undefined): Steps {
+  try {
+    return iterate(source({ signal: controller.signal, lastEventId }))
+  } catch (error) {
+    controller.abort()
+    throw error
+  }
+}
+
+/**
+ * Lets go of a source that will never be read: no step of it runs, what it holds is released.
+ * A function is not called.
+ */
+export function discardSource (source: unknown): void {
+  if (typeof source !== 'function') iterate(source).stop()
+}
+
+function iterate (source: unknown): Steps {
+  if (source instanceof Readable) return fromNodeStream(source)
+  if (isWebStream(source)) return fromWebStream(source)
+  if (isObject(source)) {
+    const asyncIterable = source as Partial<AsyncIterable<unknown>>
+    if (typeof asyncIterable[Symbol.asyncIterator] === 'function') {
+      return fromAsyncIterator(asyncIterable[Symbol.asyncIterator]!())
+    }
+    const iterable = source as Partial<Iterable<unknown>>
+    if (typeof iterable[Symbol.iterator] === 'function') return fromIterator(iterable[Symbol.iterator]!())
+  }
+  throw new InvalidSource(`${hint(source)}${HOW_TO}`)
+}
+
+function isObject (value: unknown): value is object {
+  return typeof value === 'object' && value !== null
+}
+
+function isWebStream (source: unknown): source is ReadableStream {
+  return isObject(source) && typeof (source as Partial<ReadableStream>).getReader === 'function'
+}
+
+function hint (source: unknown): string {
+  if (source instanceof Promise) return 'got a promise; await it first, or '
+  if (typeof source === 'string') return 'got a string; to send one event, put it into an array, or '
+  if (typeof source === 'function') return 'the source function returned a function; '
+  return `got ${describe(source)}; `
+}
+
+function fromAsyncIterator (iterator: AsyncIterator<unknown>): Steps {
+  return {
+    next: () => iterator.next(),
+    // A return() waits behind a pending next(), and both may reject or never settle: nobody waits for either.
+    stop: () => quietly(() => iterator.return?.())
+  }
+}
+
+function fromIterator (iterator: Iterator<unknown>): Steps {
+  return {
+    next () {
+      const step = iterator.next()
+      // As `for await` does: the values of a synchronous iterable may be promises.
+      return isThenable(step.value)
+        ? Promise.resolve(step.value).then((value) => ({ done: step.done, value }) as IteratorResult<unknown>)
+        : step
+    },
+    stop: () => quietly(() => iterator.return?.())
+  }
+}
+
+/** Destroyed directly: its iterator's return() would wait until an idle stream has its next chunk. */
+function fromNodeStream (stream: Readable): Steps {
+  // Opened at the first step, as it takes the stream's chunks from then on.
+  let iterator: AsyncIterator<unknown> | undefined
+  return {
+    next: () => (iterator ??= stream[Symbol.asyncIterator]()).next(),
+    stop () {
+      stream.on('error', ignore)
+      stream.destroy()
+    }
+  }
+}
+
+/** Cancelled directly, for the same reason: that settles a pending read(). */
+function fromWebStream (stream: ReadableStream): Steps {
+  if (stream.locked) throw new InvalidSource('the web stream is locked: somebody else reads it already')
+  const reader = stream.getReader()
+  return {
+    next: () => reader.read() as Promise<IteratorResult<unknown>>,
+    stop: () => quietly(() => reader.cancel())
+  }
+}
+
+function quietly (end: () => unknown): void {
+  try {
+    const ended = end()
+    if (isThenable(ended)) ended.then(ignore, ignore)
+  } catch {}
+}
+
+export function isThenable (value: unknown): value is PromiseLike<unknown> {
+  return (isObject(value) || typeof value === 'function') && typeof (value as Partial<PromiseLike<unknown>>).then === 'function'
+}
+
+function ignore () {}

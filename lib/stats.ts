@@ -1,0 +1,59 @@
+/** What the plugin counts. Knows neither sources nor sockets. */
+
+/** Why a stream has ended; each stream has exactly one. */
+export type EndReason =
+  /** The source has completed. */
+  | 'source-done'
+  /** The client has closed the connection, or it broke. */
+  | 'client-gone'
+  /** The source threw or rejected. */
+  | 'source-threw'
+  /** The source yielded an event that breaks a rule. */
+  | 'invalid-event'
+  /** The client left bytes unread for longer than `writeTimeout`. */
+  | 'write-timeout'
+  /** `maxDuration` has passed. */
+  | 'max-duration'
+  /** The server is closing. */
+  | 'shutdown'
+  /** The application ended it. */
+  | 'ended'
+
+/** Counters since the plugin was registered. */
+export interface SseStats {
+  /** Streams that are open now. */
+  open: number
+  /** Streams that were ever opened. */
+  opened: number
+  /** Streams that have ended, by reason. Their sum and `open` make `opened`. */
+  closed: Record<EndReason, number>
+  /** Streams that were refused as the server was closing. */
+  refused: number
+  /** Events written. */
+  events: number
+  /** Bytes written, comments and reconnection times included. */
+  bytes: number
+  /** Invalid events that were left out (`onInvalidEvent: 'drop'`). */
+  dropped: number
+}
+
+export function createStats (): SseStats {
+  return {
+    open: 0,
+    opened: 0,
+    closed: {
+      'source-done': 0,
+      'client-gone': 0,
+      'source-threw': 0,
+      'invalid-event': 0,
+      'write-timeout': 0,
+      'max-duration': 0,
+      shutdown: 0,
+      ended: 0
+    },
+    refused: 0,
+    events: 0,
+    bytes: 0,
+    dropped: 0
+  }
+}

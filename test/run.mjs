@@ -1,0 +1,49 @@
+/**
+ * `npm test`: lint, types, build, then the tests, with one line of counts at the end. `node test/run.mjs 22 24` runs the
+ * tests alone, on these versions of Node, which the npm package `node` brings.
+ */
+import { spawnSync } from 'node:child_process'
+import { existsSync, readFileSync, rmSync } from 'node:fs'
+import { chromiumPath, installChromium } from './chromium.mjs'
+
+const nodes = process.argv.slice(2)
+let passed = 0
+let failed = 0
+
+installChromium()
+if (chromiumPath() === undefined) {
+  console.log('Chromium is missing, so the browser tests are left out. `apt-get install chromium` brings it on Debian;\n' +
+    'elsewhere install Chrome or Chromium and set CHROMIUM to its path.')
+}
+if (nodes.length === 0) {
+  step('lint', 'eslint', '.')
+  step('types', 'tsc', '-p', 'test')
+  step('type tests', 'tstyche')
+}
+step('build', 'npm', 'run', '--silent', 'build')
+if (nodes.length === 0) tests('tap', '--reporter=terse')
+else for (const node of nodes) tests('-y', '-p', `node@${node}`, 'tap', '--reporter=terse', '--disable-coverage')
+console.log(`${passed} passed, ${failed} failed`)
+process.exitCode = failed === 0 ? 0 : 1
+
+function step (name, ...command) {
+  console.log(`\n# ${name}`)
+  if (run(command) === 0) passed++
+  else failed++
+}
+
+/** The tests' own counts; a run that fails without a failed assertion (coverage, a crash) counts as one failure. */
+function tests (...command) {
+  console.log(`\n# tests${command[0] === 'tap' ? '' : ` on ${command[2]}`}`)
+  const report = '.tap/report.tap'
+  rmSync(report, { force: true })
+  const status = run([...command, `--output-file=${report}`])
+  const counts = existsSync(report) ? readFileSync(report, 'utf8').match(/^# \{ total: .*\}$/gm)?.at(-1) ?? '' : ''
+  const count = (name) => Number(new RegExp(`${name}: (\\d+)`).exec(counts)?.[1] ?? 0)
+  passed += count('pass')
+  failed += count('fail') || (status === 0 ? 0 : 1)
+}
+
+function run (command) {
+  return spawnSync('npx', command[0] === 'npm' ? ['-c', command.join(' ')] : command, { stdio: 'inherit' }).status
+}
