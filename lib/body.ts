@@ -4,7 +4,8 @@
  */
 import { EventEmitter } from 'node:events'
 import type { FastifyReply } from 'fastify'
-import type { Connection, Destination } from './connection.ts'
+import type { Connection } from './connection.ts'
+import type { Destination } from './writer.ts'
 
 export class Body extends EventEmitter {
   readonly #reply: FastifyReply
@@ -39,8 +40,9 @@ export class Body extends EventEmitter {
     return destination
   }
 
-  /** How Fastify drops the body of a HEAD response. */
+  /** How Fastify drops a body that it will not send: to HEAD, or with a status that has none. */
   resume (): this {
+    this.#connection?.end('ended')
     return this
   }
 

@@ -76,6 +76,9 @@ export const DEFAULTS: ResolvedOptions = {
   onInvalidEvent: 'fail'
 }
 
+/** When the clients of a server that is closing come back, where no `retry` says otherwise. */
+export const RETURN: Duration = { min: 1_000, max: 5_000 }
+
 type Check = (value: unknown) => string | undefined
 
 const LONGEST_TIMER = 2_147_483_647

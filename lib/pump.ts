@@ -21,8 +21,8 @@ export interface Encoder {
   encode (value: unknown): string | undefined
   /** The text to send last when the source has completed. */
   done (): string
-  /** The text to send last after a failure. */
-  failed (error: unknown): string
+  /** The text to send last after a failure; undefined if the failure itself is answered, and logged, elsewhere. */
+  failed (error: unknown): string | undefined
 }
 
 /** Runs until the source or the connection has ended. Never rejects: each failure is an end of the connection. */
@@ -54,10 +54,7 @@ export async function pump (source: Source, connection: Connection, encoder: Enc
 
 function fail (connection: Connection, encoder: Encoder, reason: EndReason, error: unknown): void {
   if (connection.reason !== undefined) return
-  if (connection.opened || connection.events > 0) {
-    connection.end(reason, encoder.failed(error), { error })
-  } else {
-    connection.failure = { error }
-    connection.end(reason)
-  }
+  const last = encoder.failed(error)
+  if (last === undefined) connection.end(reason)
+  else connection.end(reason, last, { error })
 }

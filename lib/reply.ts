@@ -1,21 +1,15 @@
-/**
- * `reply.sse`: a request becomes a stream, or learns why not. What happens here happens before the head is out; from
- * there on the pump feeds the connection.
- */
+/** `reply.sse`: a request gets a stream, or is told why not. */
 import type { FastifyReply } from 'fastify'
 import { Body } from './body.ts'
 import { Connection, type Shared } from './connection.ts'
-import { encodeEvent, encodeLastEvent } from './encoder.ts'
 import { AlreadySent, InvalidLastEventId, ShuttingDown } from './errors.ts'
-import { FINISHED_ID, idFrame, retryFrame } from './frame.ts'
+import { FINISHED_ID, retryFrame } from './frame.ts'
 import { lastEventIdFault, readLastEventId } from './last-event-id.ts'
-import { draw, resolveOptions, type ResolvedOptions, type StreamOptions } from './options.ts'
-import { pump, type Encoder } from './pump.ts'
+import { draw, resolveOptions, RETURN, type ResolvedOptions, type StreamOptions } from './options.ts'
 import { emitFinish, isGone } from './response.ts'
-import type { Payloads } from './payload.ts'
 import type { StreamRoutes } from './route.ts'
-import { RETURN } from './shutdown.ts'
 import { discardSource, openSource } from './source.ts'
+import { sendBody, setDefaultHeaders, startStream } from './start.ts'
 
 /** The parts of one registered plugin that its decorators share. */
 export interface Plugin extends Shared {
@@ -33,7 +27,7 @@ export function createReplySse (plugin: Plugin) {
   return function sse (this: FastifyReply, source: unknown, callOptions?: StreamOptions): FastifyReply {
     const reply = this as StreamReply
     if (reply[kStream] !== null) throw new AlreadySent('called twice for one request')
-    if (reply.sent) throw new AlreadySent('this request was answered before')
+    if (reply.sent || reply.raw.headersSent) throw new AlreadySent('this request was answered before')
     const { options: routeOptions, payloads } = plugin.routes.of(reply.request)
     const options = resolveOptions(routeOptions, callOptions, 'reply.sse')
 
@@ -44,9 +38,8 @@ export function createReplySse (plugin: Plugin) {
       return reply
     }
     const opened = openSource(source, reply.request.lastEventId)
-    const connection = reply[kStream] = new Connection(reply.request, reply.raw, options, plugin)
-    pump(opened, connection, createEncoder(connection, options, payloads, plugin))
-    openAfterThisTurn(reply, connection)
+    reply[kStream] = new Connection(reply.request, reply.raw, options, plugin)
+    startStream(reply, reply[kStream], opened, payloads)
     return reply
   }
 }
@@ -62,7 +55,7 @@ function answerWithoutStream (plugin: Plugin, reply: FastifyReply, options: Reso
   // No Content response code." A shared cache must not tell others.
   if (id === FINISHED_ID) return () => { reply.code(204).header('cache-control', 'no-store').send() }
   if (plugin.closing) return () => refuse(plugin, reply, options)
-  if (request.method === 'HEAD') return () => { sendStream(reply, new Body(reply)) }
+  if (request.method === 'HEAD') return () => { sendBody(reply, new Body(reply)) }
   return undefined
 }
 
@@ -79,85 +72,4 @@ function refuse (plugin: Plugin, reply: FastifyReply, options: ResolvedOptions):
   } else {
     reply.header('retry-after', Math.ceil(ms / 1_000)).send(new ShuttingDown())
   }
-}
-
-/**
- * The head goes out when this turn of the event loop is over: at once for a client, yet late enough that a source which
- * fails before its first event, synchronously or by a rejection in the same turn, is answered by Fastify's error
- * handler, with a status of its own.
- */
-function openAfterThisTurn (reply: FastifyReply, connection: Connection): void {
-  // To Fastify the reply is unanswered until then. If its handler has not returned it, Fastify sends `undefined`, which
-  // is let pass; anything else is an answer in the stream's stead (the handler threw, its timeout fired).
-  reply.send = function send (payload?: unknown) {
-    if (payload === undefined) return reply
-    restoreSend(reply)
-    connection.end('ended')
-    return reply.send(payload)
-  }
-  setImmediate(() => {
-    if (!Object.hasOwn(reply, 'send')) return
-    restoreSend(reply)
-    if (connection.reason === 'client-gone') return
-    if (connection.failure !== undefined) reply.send(asError(connection.failure.error))
-    else sendStream(reply, new Body(reply, connection))
-  })
-}
-
-function restoreSend (reply: FastifyReply): void {
-  // The method of the prototype shows again.
-  delete (reply as { send?: unknown }).send
-}
-
-function sendStream (reply: FastifyReply, body: Body): void {
-  setDefaultHeaders(reply)
-  reply.send(body)
-}
-
-/** Only where the handler, or a hook, has not set them. */
-function setDefaultHeaders (reply: FastifyReply): void {
-  for (const [name, value] of Object.entries(HEADERS)) {
-    if (!reply.hasHeader(name)) reply.header(name, value)
-  }
-}
-
-const HEADERS = {
-  'content-type': 'text/event-stream',
-  // no-transform: a proxy that compresses would hold events back.
-  'cache-control': 'no-cache, no-transform',
-  // nginx, and those that learnt from it, then pass each event on at once.
-  'x-accel-buffering': 'no'
-}
-
-function createEncoder (
-  connection: Connection, options: ResolvedOptions, payloads: Payloads | undefined, plugin: Plugin
-): Encoder {
-  const { log } = connection.request
-  return {
-    encode (value) {
-      try {
-        return encodeEvent(value, payloads)
-      } catch (err) {
-        if (options.onInvalidEvent === 'fail') throw err
-        plugin.stats.dropped++
-        log.warn({ err }, 'invalid event dropped')
-        return undefined
-      }
-    },
-    done: () => options.finite ? idFrame(FINISHED_ID) : '',
-    failed (error) {
-      try {
-        const last = options.onError?.(error, connection.request)
-        return last === undefined ? '' : encodeLastEvent(last, payloads)
-      } catch (err) {
-        log.error({ err }, 'onError has not given a last event')
-        return ''
-      }
-    }
-  }
-}
-
-/** Fastify would send anything else that was thrown as if it were a payload. */
-function asError (error: unknown): Error {
-  return error instanceof Error ? error : new Error('The source of an event stream failed', { cause: error })
 }

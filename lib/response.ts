@@ -1,12 +1,13 @@
 /** What Node's responses leave to be known of their end, over HTTP/1 and HTTP/2. Knows nothing of event streams. */
 import type { ServerResponse } from 'node:http'
 import type { Http2ServerResponse } from 'node:http2'
+import type { Socket } from 'node:net'
 
 export type RawResponse = ServerResponse | Http2ServerResponse
 
-/** A pipelined HTTP/1 response that waits behind another: it has no socket yet. */
+/** A pipelined HTTP/1 response that waits behind another: it has no socket yet, and keeps what it is given. */
 export function isQueued (response: RawResponse): boolean {
-  return response.socket === null && !response.writableEnded
+  return response.socket === null && !response.writableFinished
 }
 
 /** Whether nobody is there any more to answer. */
@@ -48,8 +49,9 @@ export function closeAfter (response: RawResponse): void {
     response.stream?.session?.close()
     return
   }
-  const { socket } = response.req
-  response.once('finish', () => socket.destroySoon())
+  // An injected request has a socket that is none.
+  const socket: Partial<Socket> = response.req.socket
+  response.once('finish', () => socket.destroySoon?.())
 }
 
 function isHttp2 (response: RawResponse): response is Http2ServerResponse {

@@ -1,12 +1,9 @@
 /** The open streams of a server that closes: each is ended in its time, and none can hold the server up. */
 import type { Connection } from './connection.ts'
-import { draw, type Duration } from './options.ts'
+import { draw, RETURN } from './options.ts'
 
 /** How long an ended response may take to be read, in ms, before its connection is broken off. */
 const GRACE = 1_000
-
-/** When clients come back, counted from the moment that this server is gone, where no `retry` says otherwise. */
-export const RETURN: Duration = { min: 1_000, max: 5_000 }
 
 /**
  * Ends the streams spread over `ms`, each with a reconnection time that brings its client back after this server is

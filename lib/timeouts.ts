@@ -11,8 +11,8 @@ export interface Waiting {
   later: Waiting | undefined
   /** When the wait began, in ms of performance.now(). */
   since: number
-  /** The wait is over. Whoever wants to wait again says so. */
-  onDue (): void
+  /** The wait in this line is over. Whoever wants to wait again says so. */
+  onDue (line: Line): void
 }
 
 export class Line {
@@ -58,7 +58,7 @@ export class Line {
     while (this.#first !== undefined && this.#first.since + this.#ms <= now) {
       const waiting = this.#first
       this.leave(waiting)
-      waiting.onDue()
+      waiting.onDue(this)
     }
     this.#timer = undefined
     if (this.#first !== undefined) this.#set(Math.max(1, Math.ceil(this.#first.since + this.#ms - now)))

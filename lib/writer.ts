@@ -1,0 +1,180 @@
+/**
+ * The way to one client: text is gathered, written, and held back while the client does not keep up; silence is broken
+ * by comments, and a client that leaves bytes unread for too long is given up. Knows nothing of why a stream ends.
+ *
+ * What is written in one turn gathers and leaves in one write. Until Fastify has given the response over (its onSend
+ * hooks may take their time) everything gathers. A client is *behind* from the moment that the socket asks for a pause
+ * until it has drained; meanwhile nothing more is taken, and no comment is sent.
+ *
+ * A writer always stands in one line of `timeouts.ts`: of `keepAlive` after a write, or of `writeTimeout` while bytes
+ * are known to be unread.
+ */
+import type { ServerResponse } from 'node:http'
+import { KEEP_ALIVE } from './frame.ts'
+import type { ResolvedOptions } from './options.ts'
+import { isQueued, type RawResponse } from './response.ts'
+import type { SseStats } from './stats.ts'
+import type { Line, Lines, Waiting } from './timeouts.ts'
+
+/** Characters that gather at the most before they are written: what a Node stream holds before it asks for a pause. */
+const GATHER = 16_384
+
+/** Where the bytes go: the response itself, or a stream that an onSend hook has put before it. */
+export type Destination = Pick<ServerResponse, 'write' | 'end' | 'destroy' | 'once' | 'writableLength'>
+
+export class Writer implements Waiting {
+  bytes = 0
+  behind = false
+
+  line: Line | undefined = undefined
+  earlier: Waiting | undefined = undefined
+  later: Waiting | undefined = undefined
+  since = 0
+
+  readonly #response: RawResponse
+  readonly #options: Pick<ResolvedOptions, 'keepAlive' | 'writeTimeout'>
+  readonly #lines: Lines
+  readonly #stats: SseStats
+  readonly #onStalled: () => void
+  #destination: Destination | undefined
+  #gathered = ''
+  /** A flush is due at the end of this turn. */
+  #flushing = false
+  /** Bytes were found unread after `keepAlive`, though too few for the socket to ask for a pause. */
+  #late = false
+  #finished = false
+  #waiter: () => void = noop
+
+  /** @param onStalled the client has left bytes unread for `writeTimeout` */
+  constructor (
+    response: RawResponse, options: ResolvedOptions, lines: Lines, stats: SseStats, onStalled: () => void
+  ) {
+    this.#response = response
+    this.#options = options
+    this.#lines = lines
+    this.#stats = stats
+    this.#onStalled = onStalled
+  }
+
+  /** Sends the head and what has gathered; from here on, what is written goes out. */
+  open (destination: Destination): void {
+    this.#destination = destination
+    // The head does not wait for the first event: an idle source must not delay the client's `open`.
+    if (this.#gathered === '' && destination === this.#response && !this.#finished) this.#response.flushHeaders()
+    this.#flush()
+  }
+
+  /** Takes text that must go out whole. False: make a pause, until `ready()` says to go on. */
+  write (text: string): boolean {
+    this.#gathered += text
+    const full = this.#gathered.length >= GATHER
+    if (this.behind || this.#destination === undefined) return !this.behind && !full
+    if (full) {
+      this.#flush()
+    } else if (!this.#flushing) {
+      this.#flushing = true
+      process.nextTick(() => this.#flush())
+    }
+    return !this.behind
+  }
+
+  /** Settles when more can be taken, or when nothing more will be; never rejects. */
+  ready (): Promise<void> {
+    return new Promise((resolve) => { this.#waiter = resolve })
+  }
+
+  /** The last text. What is unsent is sent, once there is a destination, whether or not the client keeps up. */
+  finish (last: string): void {
+    this.#finished = true
+    this.#gathered += last
+    this.#wake()
+    if (this.#destination !== undefined) this.#flush()
+  }
+
+  /** Nothing more can be sent, and nothing is waited for. */
+  close (): void {
+    this.#finished = true
+    this.#gathered = ''
+    this.line?.leave(this)
+    this.#wake()
+  }
+
+  /** Breaks the connection off, whatever is still unsent. */
+  destroy (): void {
+    this.close()
+    this.#destination?.destroy()
+    this.#response.destroy()
+  }
+
+  onDue (line: Line): void {
+    // A response that waits behind another one cannot be read yet: that is no delay of its client's.
+    if (isQueued(this.#response)) line.wait(this)
+    else if (this.#finished) this.#onStalled()
+    else if (!this.#isTaken()) this.#onUnread(line)
+    else if (this.#options.keepAlive !== false) this.write(KEEP_ALIVE)
+    else line.wait(this)
+  }
+
+  /** The last write is still here, a line's length of time later. */
+  #onUnread (line: Line): void {
+    const { keepAlive, writeTimeout } = this.#options
+    if (writeTimeout === false) {
+      line.wait(this)
+    } else if (this.behind || this.#late || keepAlive === false || keepAlive >= writeTimeout) {
+      this.#onStalled()
+    } else {
+      this.#late = true
+      this.#lines.of(writeTimeout - keepAlive).wait(this)
+    }
+  }
+
+  #flush (): void {
+    this.#flushing = false
+    if (this.#destination === undefined || (this.behind && !this.#finished)) return
+    if (this.#late && this.#isTaken()) this.#late = false
+    if (this.#send()) {
+      if (!this.#late) this.#wait()
+      this.#wake()
+    } else if (!this.behind) {
+      this.#onBehind(this.#destination)
+    }
+  }
+
+  /** Sends what has gathered in one write; false if the socket asks for a pause. */
+  #send (): boolean {
+    if (this.#gathered === '') return !this.behind
+    const chunk = Buffer.from(this.#gathered)
+    this.#gathered = ''
+    this.bytes += chunk.length
+    this.#stats.bytes += chunk.length
+    return this.#destination!.write(chunk)
+  }
+
+  #onBehind (destination: Destination): void {
+    this.behind = true
+    destination.once('drain', () => {
+      this.behind = false
+      this.#flush()
+    })
+    if (!this.#late) this.#wait()
+  }
+
+  #wait (): void {
+    const { keepAlive, writeTimeout } = this.#options
+    const ms = this.behind || this.#finished ? writeTimeout : keepAlive || writeTimeout
+    if (ms === false) this.line?.leave(this)
+    else this.#lines.of(ms).wait(this)
+  }
+
+  #isTaken (): boolean {
+    return this.#destination === undefined || this.#destination.writableLength === 0
+  }
+
+  #wake (): void {
+    const waiter = this.#waiter
+    this.#waiter = noop
+    waiter()
+  }
+}
+
+function noop () {}
