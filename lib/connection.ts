@@ -52,6 +52,7 @@ export class Connection implements SseConnection {
   readonly #response: RawResponse
   readonly #shared: Shared
   readonly #writer: Writer
+  #failure: Failure | undefined
   #finish: () => void = noop
   #release: () => void = noop
   #maxDuration: NodeJS.Timeout | undefined
@@ -124,7 +125,7 @@ export class Connection implements SseConnection {
     clearTimeout(this.#maxDuration)
     this.#shared.stats.open--
     this.#shared.stats.closed[reason]++
-    this.#log(failure)
+    this.#failure = failure
     this.#release()
     if (reason === 'client-gone' || reason === 'write-timeout') {
       this.#writer.destroy()
@@ -165,15 +166,16 @@ export class Connection implements SseConnection {
     this.end(!this.opened && this.#response.writableFinished ? 'ended' : 'client-gone')
     this.#writer.close()
     this.#shared.connections.delete(this)
+    this.#log()
     emitFinish(this.#response)
   }
 
-  /** One line for each stream. */
-  #log (failure: Failure | undefined): void {
+  /** One line for each stream, when all of it is known. */
+  #log (): void {
     const { reason, events, bytes } = this
     const facts = { sse: { reason, events, bytes, ms: Date.now() - this.openedAt.getTime() } }
-    if (failure === undefined) this.request.log.debug(facts, 'event stream ended')
-    else this.request.log.error({ ...facts, err: failure.error }, 'event stream failed')
+    if (this.#failure === undefined) this.request.log.debug(facts, 'event stream ended')
+    else this.request.log.error({ ...facts, err: this.#failure.error }, 'event stream failed')
   }
 }
 

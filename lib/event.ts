@@ -124,8 +124,23 @@ function loneSurrogate (field: string) {
 export function describe (value: unknown): string {
   if (value === null) return 'null'
   if (Array.isArray(value)) return `an array of ${value.length}`
-  if (typeof value === 'string') return `the string ${JSON.stringify(value.length > 40 ? value.slice(0, 39) + '…' : value)}`
-  if (typeof value === 'object') return `an object (${value.constructor?.name ?? 'no prototype'})`
-  if (typeof value === 'function') return `a function (${value.name || 'anonymous'})`
-  return value === undefined ? 'undefined' : `the ${typeof value} ${String(value)}`
+  switch (typeof value) {
+    case 'string': return `the string ${JSON.stringify(value.length > 40 ? value.slice(0, 39) + '…' : value)}`
+    case 'object': return `an object (${classOf(value)})`
+    case 'function': return `a function (${nameOf(value)})`
+    case 'undefined': return 'undefined'
+    default: return `the ${typeof value} ${String(value)}`
+  }
+}
+
+/** The name of its class, which is the program's; never a property of its own, which is data. */
+function classOf (value: object): string {
+  const prototype: unknown = Object.getPrototypeOf(value)
+  if (typeof prototype !== 'object' || prototype === null) return 'no prototype'
+  const constructor: unknown = Object.getOwnPropertyDescriptor(prototype, 'constructor')?.value
+  return typeof constructor === 'function' ? nameOf(constructor) : 'of no class'
+}
+
+function nameOf ({ name }: { name: unknown }): string {
+  return typeof name === 'string' && name !== '' ? name : 'anonymous'
 }

@@ -12,8 +12,7 @@ import formats from 'ajv-formats'
 import fastJsonStringify from 'fast-json-stringify'
 import { describe } from './event.ts'
 import { InvalidEvent } from './errors.ts'
-
-type Schema = Record<string, unknown>
+import { withPlainStrings, type Schema } from './schema.ts'
 
 /** The data of one event type. Both functions throw InvalidEvent. */
 export interface Payload {
@@ -30,35 +29,37 @@ export type Payloads = ReadonlyMap<string, Payload>
  * @param shared the schemas that `$ref` may name, by `$id`
  * @throws what Ajv or fast-json-stringify throw of a bad schema
  */
-export function compilePayloads (events: Record<string, Schema>, shared: Record<string, unknown>): Payloads {
+export function compilePayloads (events: Record<string, Schema>, shared: Record<string, Schema>): Payloads {
   const ajv = new Ajv({ strictTypes: false, strictTuples: false, allowUnionTypes: true, verbose: true })
   // ajv-formats is CommonJS: TypeScript and Node see its default export at different depths.
   ;(formats as unknown as (ajv: Ajv) => void)(ajv)
-  for (const schema of Object.values(shared)) ajv.addSchema(schema as Schema)
+  for (const schema of Object.values(shared)) ajv.addSchema(schema)
+  const plainShared = Object.fromEntries(Object.entries(shared).map(([id, schema]) => [id, withPlainStrings(schema)]))
   const payloads = new Map<string, Payload>()
   for (const [type, schema] of Object.entries(events)) {
-    payloads.set(type === 'message' ? '' : type, compilePayload(type, schema, ajv.compile(schema), shared))
+    // A shared schema may stand here itself, and Ajv takes an $id once.
+    const id = schema.$id as string | undefined
+    const validate = id !== undefined && Object.hasOwn(shared, id) ? ajv.getSchema(id)! : ajv.compile(schema)
+    payloads.set(type === 'message' ? '' : type, compilePayload(type, schema, validate as ValidateFunction, plainShared))
   }
   return payloads
 }
 
 function compilePayload (
-  type: string, schema: Schema, validate: ValidateFunction, shared: Record<string, unknown>
+  type: string, schema: Schema, validate: ValidateFunction, shared: Record<string, Schema>
 ): Payload {
-  const stringify = fastJsonStringify(withoutFormats(schema), { schema: withoutFormats(shared) as never })
-  const encode = encoder(type, schema)
+  const plain = withPlainStrings(schema)
+  const external = Object.fromEntries(Object.entries(shared).filter(([id]) => id !== schema.$id))
+  const stringify = fastJsonStringify(plain, { schema: external as never })
+  const encode = createEncode(type, plain, Object.values(shared))
   const onlyStrings = isStringSchema(schema)
   return {
     serialize (data) {
       if (data === undefined) throw new InvalidEvent(`event '${type}' needs data`)
       const encoded = encode === undefined ? data : encode(data)
-      if (!validate(encoded)) throw mismatch(type, 'data', validate.errors!)
-      try {
-        return stringify(encoded)
-      } catch (error) {
-        // Only a value that changes while it is read comes here: a getter, or a toJSON that the schema did not see.
-        throw new InvalidEvent(`event '${type}': its data cannot be serialised (${(error as Error).message})`)
-      }
+      const valid = guard(type, () => validate(encoded))
+      if (!valid) throw mismatch(type, 'data', validate.errors!)
+      return guard(type, () => serialize(stringify, encoded))
     },
     checkRaw (raw) {
       if (!onlyStrings) throw new InvalidEvent(`event '${type}' has 'raw', but its schema is not one of strings: give it data`)
@@ -67,27 +68,44 @@ function compilePayload (
   }
 }
 
+/** Where a schema takes anything, fast-json-stringify writes 'undefined' for what has no JSON, a function say. */
+function serialize (stringify: (data: unknown) => string, data: unknown): string {
+  const text = stringify(data) as string | undefined
+  if (text === undefined || text.includes('undefined')) JSON.parse(text ?? 'undefined')
+  return text!
+}
+
+/** Data is the application's: a getter or a toJSON may throw, and a cycle may have no end. */
+function guard<T> (type: string, read: () => T): T {
+  try {
+    return read()
+  } catch (error) {
+    throw new InvalidEvent(`event '${type}': its data cannot be read as JSON (${(error as Error).message})`)
+  }
+}
+
 /** TypeBox's transforms, such as a Date held as a string, towards the wire. */
-function encoder (type: string, schema: Schema): ((data: unknown) => unknown) | undefined {
-  if (!HasTransform(schema as never, [])) return undefined
+function createEncode (type: string, schema: Schema, shared: Schema[]): ((data: unknown) => unknown) | undefined {
+  // Its references are its shared schemas; a $ref within the schema itself is none of TypeBox's.
+  const references = shared as never[]
+  if (!hasTransform(schema, references)) return undefined
   return function encode (data) {
     try {
-      return TransformEncode(schema as never, [], data)
+      return TransformEncode(schema as never, references, data)
     } catch (error) {
-      const { path, value, error: cause } = error as TransformEncodeError
-      throw new InvalidEvent(`event '${type}', data${path}: cannot encode ${describe(value)} (${cause?.message})`)
+      const { path = '', value, error: cause } = error as Partial<TransformEncodeError>
+      throw new InvalidEvent(`event '${type}', data${path}: cannot encode ${describe(value)} (${cause?.message ?? error})`)
     }
   }
 }
 
-/**
- * fast-json-stringify writes a string of a `format` without escaping it, and a 'date-time' may have a line end where
- * its T should be. The format is checked before; without it every string is escaped.
- */
-function withoutFormats<T> (schema: T): T {
-  return JSON.parse(JSON.stringify(schema, function (this: Schema, key: string, value: unknown) {
-    return key === 'format' && this.type === 'string' ? undefined : value
-  }))
+/** TypeBox can only look into references that it can resolve; a schema of another maker has no transforms anyway. */
+function hasTransform (schema: Schema, references: never[]): boolean {
+  try {
+    return HasTransform(schema as never, references)
+  } catch {
+    return false
+  }
 }
 
 function isStringSchema (schema: Schema): boolean {

@@ -35,6 +35,7 @@ export async function pump (source: Source, connection: Connection, encoder: Enc
       const next = source.next()
       const step = isThenable(next) ? await next : next
       if (connection.reason !== undefined) return
+      if (typeof step !== 'object' || step === null) throw new TypeError(`next() gave ${step}, which is no iterator result`)
       settled = step.done === true
       value = step.value
     } catch (error) {

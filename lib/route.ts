@@ -3,6 +3,7 @@ import type { FastifyContextConfig, FastifyInstance, FastifyRequest, RouteOption
 import { InvalidSchema } from './errors.ts'
 import { resolveOptions, type ResolvedOptions, type StreamOptions } from './options.ts'
 import { compilePayloads, type Payloads } from './payload.ts'
+import type { Schema } from './schema.ts'
 
 export interface StreamRoute {
   options: ResolvedOptions
@@ -10,7 +11,8 @@ export interface StreamRoute {
   payloads: Payloads | undefined
 }
 
-type RouteSchema = { events?: Record<string, Record<string, unknown>> } | undefined
+type Events = Record<string, Schema>
+type RouteSchema = { events?: Events } | undefined
 
 /** Where a route keeps it: Fastify copies a route's `config` and shows it to each request. */
 const kStreamRoute = Symbol('fastify-typed-sse.route')
@@ -21,8 +23,8 @@ interface RouteConfig {
 
 export class StreamRoutes {
   readonly #options: ResolvedOptions
-  /** The same map is compiled once, though Fastify adds a HEAD route for each GET. */
-  readonly #compiled = new WeakMap<object, Payloads>()
+  /** The same map is compiled once in each context, though Fastify adds a HEAD route for each GET. */
+  readonly #compiled = new WeakMap<FastifyInstance, WeakMap<Events, Payloads>>()
 
   constructor (options: ResolvedOptions) {
     this.#options = options
@@ -67,15 +69,17 @@ export class StreamRoutes {
     return route
   }
 
-  #compile (name: string, events: Record<string, Record<string, unknown>>, instance: FastifyInstance): Payloads {
-    let payloads = this.#compiled.get(events)
+  #compile (name: string, events: Events, instance: FastifyInstance): Payloads {
+    let ofInstance = this.#compiled.get(instance)
+    if (ofInstance === undefined) this.#compiled.set(instance, ofInstance = new WeakMap())
+    let payloads = ofInstance.get(events)
     if (payloads !== undefined) return payloads
     try {
-      payloads = compilePayloads(events, instance.getSchemas())
+      payloads = compilePayloads(events, instance.getSchemas() as Record<string, Schema>)
     } catch (error) {
       throw Object.assign(new InvalidSchema(name, (error as Error).message), { cause: error })
     }
-    this.#compiled.set(events, payloads)
+    ofInstance.set(events, payloads)
     return payloads
   }
 }
