@@ -113,7 +113,8 @@ function wrongField (field: string, expected: string, value: unknown) {
 }
 
 function unknownField (field: string) {
-  return new InvalidEvent(`it has an unknown field '${field.slice(0, 40)}': its fields are ${FIELDS.join(', ')}`)
+  const name = JSON.stringify(field.slice(0, 40)).slice(1, -1)
+  return new InvalidEvent(`it has an unknown field '${name}': its fields are ${FIELDS.join(', ')}`)
 }
 
 function loneSurrogate (field: string) {

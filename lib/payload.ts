@@ -12,7 +12,7 @@ import formats from 'ajv-formats'
 import fastJsonStringify from 'fast-json-stringify'
 import { describe } from './event.ts'
 import { InvalidEvent } from './errors.ts'
-import { withPlainStrings, type Schema } from './schema.ts'
+import { forSerializer, forTransforms, isStringSchema, mapValues, type Schema } from './schema.ts'
 
 /** The data of one event type. Both functions throw InvalidEvent. */
 export interface Payload {
@@ -34,13 +34,12 @@ export function compilePayloads (events: Record<string, Schema>, shared: Record<
   // ajv-formats is CommonJS: TypeScript and Node see its default export at different depths.
   ;(formats as unknown as (ajv: Ajv) => void)(ajv)
   for (const schema of Object.values(shared)) ajv.addSchema(schema)
-  const plainShared = Object.fromEntries(Object.entries(shared).map(([id, schema]) => [id, withPlainStrings(schema)]))
   const payloads = new Map<string, Payload>()
   for (const [type, schema] of Object.entries(events)) {
     // A shared schema may stand here itself, and Ajv takes an $id once.
     const id = schema.$id as string | undefined
     const validate = id !== undefined && Object.hasOwn(shared, id) ? ajv.getSchema(id)! : ajv.compile(schema)
-    payloads.set(type === 'message' ? '' : type, compilePayload(type, schema, validate as ValidateFunction, plainShared))
+    payloads.set(type === 'message' ? '' : type, compilePayload(type, schema, validate as ValidateFunction, shared))
   }
   return payloads
 }
@@ -48,11 +47,10 @@ export function compilePayloads (events: Record<string, Schema>, shared: Record<
 function compilePayload (
   type: string, schema: Schema, validate: ValidateFunction, shared: Record<string, Schema>
 ): Payload {
-  const plain = withPlainStrings(schema)
-  const external = Object.fromEntries(Object.entries(shared).filter(([id]) => id !== schema.$id))
-  const stringify = fastJsonStringify(plain, { schema: external as never })
-  const encode = createEncode(type, plain, Object.values(shared))
-  const onlyStrings = isStringSchema(schema)
+  const others = Object.fromEntries(Object.entries(shared).filter(([id]) => id !== schema.$id))
+  const stringify = fastJsonStringify(forSerializer(schema), { schema: mapValues(others, forSerializer) as never })
+  const encode = createEncode(type, forTransforms(schema), Object.values(shared).map(forTransforms))
+  const onlyStrings = isStringSchema(schema, shared)
   return {
     serialize (data) {
       if (data === undefined) throw new InvalidEvent(`event '${type}' needs data`)
@@ -80,7 +78,7 @@ function guard<T> (type: string, read: () => T): T {
   try {
     return read()
   } catch (error) {
-    throw new InvalidEvent(`event '${type}': its data cannot be read as JSON (${(error as Error).message})`)
+    throw new InvalidEvent(`event '${type}': its data cannot be read as JSON (${String((error as Error).message).split('\n')[0]})`)
   }
 }
 
@@ -108,12 +106,6 @@ function hasTransform (schema: Schema, references: never[]): boolean {
   }
 }
 
-function isStringSchema (schema: Schema): boolean {
-  if (Array.isArray(schema.anyOf)) return schema.anyOf.every(isStringSchema)
-  if (Array.isArray(schema.enum)) return schema.enum.every((value) => typeof value === 'string')
-  return schema.type === 'string' || typeof schema.const === 'string'
-}
-
 /** Says where the value and the schema part ways: event type, path, what was expected, what came. */
 function mismatch (type: string, field: string, errors: ErrorObject[]) {
   const last = errors[errors.length - 1]!
@@ -124,10 +116,11 @@ function mismatch (type: string, field: string, errors: ErrorObject[]) {
   return new InvalidEvent(`event '${type}', ${field}${path}: expected ${expected}, got ${describe(last.data)}`)
 }
 
-function expectation ({ keyword, params, message = 'another value' }: ErrorObject): string {
+function expectation ({ keyword, params, parentSchema, message = 'another value' }: ErrorObject): string {
+  // TypeBox's literals have a type as well, which fails first.
+  if (parentSchema?.const !== undefined) return JSON.stringify(parentSchema.const)
   switch (keyword) {
     case 'type': return String(params.type)
-    case 'const': return JSON.stringify(params.allowedValue)
     case 'enum': return params.allowedValues.map((value: unknown) => JSON.stringify(value)).join(' or ')
     case 'required': return `a property '${params.missingProperty}'`
     case 'additionalProperties': return `no property '${params.additionalProperty}'`

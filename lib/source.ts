@@ -82,6 +82,8 @@ function iterate (source: unknown): Steps {
     const iterable = source as Partial<Iterable<unknown>>
     if (typeof iterable[Symbol.iterator] === 'function') return fromIterator(iterable[Symbol.iterator]!())
   }
+  // A promise is refused, and what it rejects with is nobody's concern: unhandled, it would end the process.
+  if (isThenable(source)) source.then(ignore, ignore)
   throw new InvalidSource(`${hint(source)}${HOW_TO}`)
 }
 
@@ -94,7 +96,7 @@ function isWebStream (source: unknown): source is ReadableStream {
 }
 
 function hint (source: unknown): string {
-  if (source instanceof Promise) return 'got a promise; await it first, or '
+  if (isThenable(source)) return 'got a promise; await it first, or '
   if (typeof source === 'string') return 'got a string; to send one event, put it into an array, or '
   if (typeof source === 'function') return 'the source function returned a function; '
   return `got ${describe(source)}; `

@@ -6,7 +6,7 @@ import { encodeEvent, encodeLastEvent } from './encoder.ts'
 import { FINISHED_ID, idFrame } from './frame.ts'
 import type { Payloads } from './payload.ts'
 import { pump, type Encoder } from './pump.ts'
-import type { Source } from './source.ts'
+import { isThenable, type Source } from './source.ts'
 
 /** Only where the handler, or a hook, has not set them. */
 const DEFAULT_HEADERS = {
@@ -83,7 +83,9 @@ function createEncoder (
         return undefined
       }
       try {
-        const last = options.onError?.(error, request)
+        const last: unknown = options.onError?.(error, request)
+        // The stream ends now: a promise comes too late, and must not end the process if it rejects.
+        if (isThenable(last)) last.then(undefined, () => {})
         return last === undefined ? '' : encodeLastEvent(last, payloads)
       } catch (err) {
         request.log.error({ err }, 'onError has given no last event')
