@@ -2,7 +2,7 @@
 import type { FastifyPluginAsync, FastifyReply, FastifyRequest } from 'fastify'
 import fp from 'fastify-plugin'
 import { AlreadyRegistered } from './lib/errors.ts'
-import { FINISHED_ID } from './lib/frame.ts'
+import { FINISHED_ID } from './lib/finite.ts'
 import { lastEventIdFault, readLastEventId } from './lib/last-event-id.ts'
 import { checkPluginOptions, streamOptions, type SseOptions } from './lib/options.ts'
 import { createReplySse, kStream, type Plugin } from './lib/reply.ts'

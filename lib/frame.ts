@@ -9,12 +9,6 @@ import type { Fields } from './event.ts'
 /** A comment without text: "comment lines can be used to prevent connections from timing out" (section 9.2.7). */
 export const KEEP_ALIVE = ':\n\n'
 
-/**
- * The ID that a finite stream ends with. Whoever comes back with it has had everything, and is answered with 204, by
- * which an EventSource stops for good. No application's ID is like it.
- */
-export const FINISHED_ID = 'fastify-typed-sse:finished'
-
 /** The block of an event. `text` is the data as it goes out; without it clients dispatch nothing. */
 export function frame (fields: Fields, text: string | undefined): string {
   let block = ''

@@ -3,7 +3,7 @@ import type { FastifyReply } from 'fastify'
 import { Body } from './body.ts'
 import type { Connection, Failure } from './connection.ts'
 import { encodeEvent, encodeLastEvent } from './encoder.ts'
-import { FINISHED_ID, idFrame } from './frame.ts'
+import { finishedFrame } from './finite.ts'
 import type { Payloads } from './payload.ts'
 import { pump, type Encoder } from './pump.ts'
 import { isThenable, type Source } from './source.ts'
@@ -76,7 +76,7 @@ function createEncoder (
         return undefined
       }
     },
-    done: () => options.finite ? idFrame(FINISHED_ID) : '',
+    done: () => options.finite ? finishedFrame(request.headers['user-agent']) : '',
     failed (error) {
       if (!connection.opened && connection.events === 0) {
         onEarly({ error })

@@ -1,0 +1,3 @@
+/** What chromium.mjs exports, for the type check of the tests. */
+export function chromiumPath (): string | undefined
+export function installChromium (): void

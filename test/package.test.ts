@@ -1,0 +1,226 @@
+/** The package as npm would publish it: what is in it, and that a project of its own can use it in every way. */
+import { execFile } from 'node:child_process'
+import {
+  copyFileSync, cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync
+} from 'node:fs'
+import { tmpdir } from 'node:os'
+import { basename, dirname, join, relative } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { publint } from 'publint'
+import t from 'tap'
+import ts from 'typescript'
+
+// All of it takes about 25 s, most of it in npm, on whose registry it depends.
+t.setTimeout(300_000)
+
+const root = dirname(dirname(fileURLToPath(import.meta.url)))
+const manifest = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as {
+  version: string
+  dependencies: Record<string, string>
+  devDependencies: Record<string, string>
+  peerDependencies: Record<string, string>
+}
+
+/** Outside of the repository, where its node_modules cannot stand in for what the package lacks. */
+const folder = mkdtempSync(join(tmpdir(), 'fastify-typed-sse-'))
+t.after(() => rmSync(folder, { recursive: true, force: true }))
+
+/** The environment without what `npm run` has put there for this project, and without tap's coverage. */
+const env = {
+  ...Object.fromEntries(Object.entries(process.env)
+    .filter(([name]) => !/^npm_(package|lifecycle|config_local_prefix)/.test(name))),
+  _TAPJS_PROCESSINFO_COVERAGE_: '0'
+}
+
+interface Result { status: number, stdout: string, stderr: string }
+
+function run (cwd: string, command: string, ...args: string[]): Promise<Result> {
+  return new Promise((resolve) => {
+    execFile(command, args, { cwd, env, timeout: 120_000 }, (error, stdout, stderr) => {
+      const status = error === null ? 0 : typeof error.code === 'number' ? error.code : 1
+      resolve({ status, stdout, stderr: stderr || (error === null ? '' : error.message) })
+    })
+  })
+}
+
+/** Runs what has to succeed. */
+async function must (cwd: string, command: string, ...args: string[]): Promise<string> {
+  const { status, stdout, stderr } = await run(cwd, command, ...args)
+  if (status !== 0) throw new Error(`${command} ${args.join(' ')} failed with ${status}:\n${stdout}\n${stderr}`)
+  return stdout
+}
+
+/** Packs a copy, as the build of `prepack` must not touch the `dist` that other tests run at the same time. */
+async function pack (): Promise<string> {
+  const copy = join(folder, 'source')
+  const left = new Set(['node_modules', '.git', '.tap', 'dist'])
+  cpSync(root, copy, { recursive: true, filter: (path) => !left.has(relative(root, path)) && !path.endsWith('.tgz') })
+  symlinkSync(join(root, 'node_modules'), join(copy, 'node_modules'), 'junction')
+  mkdirSync(join(copy, 'dist'))
+  writeFileSync(join(copy, 'dist/left-over.js'), '')
+  await must(copy, 'npm', 'pack', '--pack-destination', folder)
+  return join(folder, `fastify-typed-sse-${manifest.version}.tgz`)
+}
+
+function write (files: Record<string, string>): void {
+  for (const [name, text] of Object.entries(files)) writeFileSync(join(project, name), text)
+}
+
+const tarball = await pack()
+const project = join(folder, 'project')
+mkdirSync(project)
+write({ 'package.json': '{ "private": true }' })
+
+const install = ['install', '--no-audit', '--no-fund', '--prefer-offline', '--loglevel=error']
+
+t.test('it holds what was compiled, the README and the licence, and nothing else', async (t) => {
+  const { config } = ts.readConfigFile(join(root, 'tsconfig.json'), (path) => ts.sys.readFile(path))
+  const sources = ts.parseJsonConfigFileContent(config, ts.sys, root).fileNames.map((path) => relative(root, path))
+  const compiled = sources.flatMap((path) => ['.js', '.d.ts'].map((end) => `dist/${path.replace(/\.ts$/, end)}`))
+  const files = (await must(folder, 'tar', '-tzf', tarball)).trim().split('\n').map((path) => path.replace(/^package\//, ''))
+
+  t.strictSame(
+    files.filter((path) => path !== 'CHANGELOG.md').sort(),
+    [...compiled, 'LICENSE', 'README.md', 'package.json'].sort()
+  )
+  t.strictSame(files.filter((path) => /(^|\/)(test|examples|bench|docs)\/|\.(test|tst)\./.test(path)), [], 'no test is in it')
+})
+
+t.test('publint finds nothing', async (t) => {
+  const { buffer, byteOffset, byteLength } = readFileSync(tarball)
+  const { messages } = await publint({
+    pack: { tarball: buffer.slice(byteOffset, byteOffset + byteLength) as ArrayBuffer }, strict: true
+  })
+  t.strictSame(messages, [])
+})
+
+t.test('its types are right for whoever imports it', async (t) => {
+  const copy = join(folder, `attw-${basename(tarball)}`)
+  copyFileSync(tarball, copy)
+  const attw = join(root, 'node_modules/@arethetypeswrong/cli/dist/index.js')
+  const { status, stdout, stderr } = await run(folder, process.execPath, attw, copy, '--profile', 'esm-only')
+  t.equal(status, 0, stdout + stderr)
+})
+
+/** A program that serves one event by the plugin, and prints what a client gets. */
+const SERVE = `
+async function serve (plugin) {
+  const app = fastify()
+  await app.register(plugin)
+  const schema = { events: { price: Type.Object({ eur: Type.Number() }) } }
+  app.get('/', { schema }, (request, reply) => reply.sse([{ event: 'price', data: { eur: 1, undeclared: 2 } }]))
+  process.stdout.write(await (await fetch(await app.listen({ port: 0, host: '127.0.0.1' }))).text())
+  await app.close()
+}`
+const SERVED = 'event: price\ndata: {"eur":1}\n\n'
+const ESM = `import fastify from 'fastify'\nimport { Type } from '@sinclair/typebox'\n${SERVE}\n`
+const CJS = `const fastify = require('fastify')\nconst { Type } = require('@sinclair/typebox')\n${SERVE}\n`
+
+t.test('it works in a project that has only what the package asks for', async (t) => {
+  const peers = Object.entries(manifest.peerDependencies).map(([name, range]) => `${name}@${range}`)
+  await must(project, 'npm', ...install, tarball, ...peers)
+  const installed = (name: string) => existsSync(join(project, 'node_modules', name))
+  t.ok(installed('fastify-typed-sse/dist/index.js'))
+  const needed = { ...manifest.dependencies, ...manifest.peerDependencies }
+  t.strictSame(['typescript', 'tap', '@types/node', ...Object.keys(manifest.devDependencies)]
+    .filter((name) => !(name in needed) && installed(name)), [], 'nothing that only its development needs')
+
+  const dist = join(project, 'node_modules/fastify-typed-sse/dist')
+  const imported = readdirSync(dist, { recursive: true, encoding: 'utf8' }).filter((name) => /\.(js|d\.ts)$/.test(name))
+    .flatMap((name) => [...readFileSync(join(dist, name), 'utf8').matchAll(/\b(?:from|import|import\() ?'([^.'][^']*)'/g)])
+    .map((match) => /^(@[^/]+\/)?[^/]+/.exec(match[1]!)![0]).filter((name) => !name.startsWith('node:'))
+  t.strictSame([...new Set(imported)].filter((name) => !(name in needed)), [], 'it imports nothing that it does not ask for')
+  t.ok(imported.includes('fastify-plugin') && imported.includes('fastify'))
+
+  const programs: [way: string, name: string, text: string][] = [
+    ['import sse', 'default.mjs', `${ESM}import sse from 'fastify-typed-sse'\nawait serve(sse)`],
+    ['import { fastifySse }', 'named.mjs', `${ESM}import { fastifySse } from 'fastify-typed-sse'\nawait serve(fastifySse)`],
+    ['register(import())', 'dynamic.mjs', `${ESM}await serve(import('fastify-typed-sse'))`],
+    ['require()', 'default.cjs', `${CJS}serve(require('fastify-typed-sse'))`],
+    ['require().default', 'property.cjs', `${CJS}serve(require('fastify-typed-sse').default)`],
+    ['{ fastifySse } = require()', 'named.cjs', `${CJS}const { fastifySse } = require('fastify-typed-sse')\nserve(fastifySse)`],
+    ['all of them are one', 'same.mjs', `${ESM}import sse, { fastifySse } from 'fastify-typed-sse'
+      import { createRequire } from 'node:module'
+      const required = createRequire(import.meta.url)('fastify-typed-sse')
+      const all = new Set([sse, fastifySse, sse.default, sse.fastifySse, required, required.default, required.fastifySse])
+      if (all.size !== 1) throw new Error(String(all.size))
+      await serve(required)`]
+  ]
+  write(Object.fromEntries(programs.map(([, name, text]) => [name, text])))
+  await Promise.all(programs.map(async ([way, name]) => {
+    t.strictSame(await run(project, process.execPath, name), { status: 0, stdout: SERVED, stderr: '' }, way)
+  }))
+})
+
+const RIGHT = ["{ event: 'price', data: { eur: 2 } }", "{ event: 'message', raw: 'text' }", "'text'"]
+const WRONG = [
+  "{ event: 'price', data: { eur: '2' } }", "{ event: 'prize', data: { eur: 2 } }", '{ data: 2 }', "{ raw: 'a', data: 'a' }"
+]
+
+/** A program with routes typed by their schema, one for each event; what is marked `// wrong` must not compile. */
+function typed (imports: string, end: string, events: string[]): string {
+  const routes = events.map((event, index) => `  app.get('/${index}', { schema }, async (request, reply) => ` +
+    `reply.sse([${event}]))${WRONG.includes(event) ? ' // wrong' : ''}`)
+  return `
+${imports}
+import type { EventOf, SseOptions } from 'fastify-typed-sse'
+const schema = { events: { price: Type.Object({ eur: Type.Number() }), message: Type.String() } }
+async function * events (): AsyncGenerator<EventOf<typeof schema>> {
+  yield { event: 'price', data: { eur: 1 } }
+}
+async function main (): Promise<void> {
+  const options: SseOptions = { keepAlive: 1_000 }
+  const app = fastify()
+  await app.register(sse, options)
+  app.get('/', { schema, sse: { retry: 1 } }, (request, reply) => {
+    const id: string | undefined = request.lastEventId
+    return id === undefined ? reply.sse(events()) : reply.sse([{ data: id }])
+  })
+${routes.join('\n')}
+  process.stdout.write(await (await fetch(await app.listen({ port: 0, host: '127.0.0.1' }))).text())
+  await app.close()
+}
+${end}
+`
+}
+
+const TYPEBOX = "import { Type } from '@sinclair/typebox'\n"
+const IMPORTS = `${TYPEBOX}import fastify from 'fastify'\nimport sse from 'fastify-typed-sse'`
+const NAMED = `${TYPEBOX}import { fastify } from 'fastify'\nimport { fastifySse as sse } from 'fastify-typed-sse'`
+const REQUIRES = `${TYPEBOX}import fastify = require('fastify')\nimport sse = require('fastify-typed-sse')`
+
+t.test('TypeScript projects compile against it, ES modules and CommonJS, with its declarations checked', async (t) => {
+  await must(project, 'npm', ...install, 'typescript@5.9', `@types/node@${manifest.devDependencies['@types/node']}`)
+  const right = {
+    'default-import.mts': typed(IMPORTS, 'await main()', RIGHT),
+    'named-import.mts': typed(NAMED, 'await main()', RIGHT),
+    'default-import.cts': typed(IMPORTS, 'main()', RIGHT),
+    'named-import.cts': typed(NAMED, 'main()', RIGHT),
+    'require.cts': typed(REQUIRES, 'main()', RIGHT)
+  }
+  const wrong: Record<string, string> = {
+    'wrong.mts': typed(IMPORTS, 'await main()', [...RIGHT, ...WRONG]),
+    'wrong.cts': typed(IMPORTS, 'main()', [...RIGHT, ...WRONG]),
+    'wrong-require.cts': typed(REQUIRES, 'main()', [...RIGHT, ...WRONG])
+  }
+  write({ ...right, ...wrong })
+  write({
+    'tsconfig.json': JSON.stringify({
+      compilerOptions: { target: 'es2023', module: 'nodenext', strict: true, skipLibCheck: false, types: ['node'] },
+      files: [...Object.keys(right), ...Object.keys(wrong)]
+    })
+  })
+  const { stdout } = await run(project, process.execPath, 'node_modules/typescript/bin/tsc', '--pretty', 'false')
+
+  const errors = stdout.split('\n').filter((line) => /^\S/.test(line))
+  t.strictSame(errors.filter((line) => !line.startsWith('wrong')), [], 'what is right compiles')
+  const refused = errors.map((line) => line.replace(/^(.+)\((\d+),\d+\): error .*$/, '$1:$2'))
+  for (const [name, text] of Object.entries(wrong)) {
+    const lines = text.split('\n').flatMap((line, index) => line.endsWith('// wrong') ? [`${name}:${index + 1}`] : [])
+    t.strictSame(refused.filter((at) => at.startsWith(`${name}:`)), lines, `${name}: what is wrong is refused, and nothing else`)
+  }
+  await Promise.all(Object.keys(right).map(async (name) => {
+    const result = await run(project, process.execPath, name.replace('ts', 'js'))
+    t.strictSame(result, { status: 0, stdout: `retry: 1\n\n${SERVED}`, stderr: '' }, `${name} runs`)
+  }))
+})
