@@ -1,13 +1,13 @@
 /** The plugin: options become parts, parts become decorators and hooks. */
 import type { FastifyPluginAsync, FastifyReply, FastifyRequest } from 'fastify'
 import fp from 'fastify-plugin'
-import { AlreadyRegistered } from './lib/errors.ts'
+import { AlreadyRegistered, InvalidOption } from './lib/errors.ts'
 import { FINISHED_ID } from './lib/finite.ts'
 import { lastEventIdFault, readLastEventId } from './lib/last-event-id.ts'
 import { checkPluginOptions, streamOptions, type SseOptions } from './lib/options.ts'
 import { createReplySse, kStream, type Plugin } from './lib/reply.ts'
 import { StreamRoutes } from './lib/route.ts'
-import { endAll } from './lib/shutdown.ts'
+import { endAll, GRACE } from './lib/shutdown.ts'
 import { createStats } from './lib/stats.ts'
 import { Lines } from './lib/timeouts.ts'
 import type { Sse } from './types/index.ts'
@@ -15,6 +15,7 @@ import './types/index.ts'
 
 const plugin: FastifyPluginAsync<SseOptions> = async function sse (app, options) {
   checkPluginOptions(options)
+  checkDrain(options.drain ?? 0, app.initialConfig.pluginTimeout ?? 10_000)
   if (app.hasDecorator('sse')) throw new AlreadyRegistered('app.sse')
   if (app.hasReplyDecorator('sse')) throw new AlreadyRegistered('reply.sse')
 
@@ -42,6 +43,14 @@ const plugin: FastifyPluginAsync<SseOptions> = async function sse (app, options)
     parts.closing = true
     await endAll(parts.connections, options.drain ?? 0)
   })
+}
+
+/** Fastify gives the hooks that close it no more time than a plugin has to start, and `app.close()` would reject. */
+function checkDrain (drain: number, pluginTimeout: number): void {
+  if (pluginTimeout > 0 && drain + GRACE >= pluginTimeout) {
+    throw new InvalidOption(`'drain' and ${GRACE} ms more must be less than Fastify's own option pluginTimeout, which is ` +
+      `${pluginTimeout} ms: fastify({ pluginTimeout: ${drain + 10_000} })`)
+  }
 }
 
 function createSse ({ connections, stats }: Plugin): Sse {

@@ -5,7 +5,7 @@
 import type { FastifyRequest } from 'fastify'
 import { retryFrame } from './frame.ts'
 import { draw, type ResolvedOptions } from './options.ts'
-import { closeAfter, emitFinish, isGone, onceGone, type RawResponse } from './response.ts'
+import { closeAfter, destroyConnection, emitFinish, isGone, onceGone, type RawResponse } from './response.ts'
 import type { EndReason, SseStats } from './stats.ts'
 import type { Lines } from './timeouts.ts'
 import { Writer, type Destination } from './writer.ts'
@@ -145,8 +145,10 @@ export class Connection implements SseConnection {
     this.end('shutdown', retryFrame(ms))
   }
 
-  /** Breaks off what is left of an ended stream. */
-  destroy (): void {
+  /** Breaks the client's connection off, as the server cannot wait any longer. */
+  breakOff (): void {
+    this.end('shutdown')
+    destroyConnection(this.#response)
     this.#writer.destroy()
   }
 
@@ -158,7 +160,7 @@ export class Connection implements SseConnection {
 
   #onStalled (): void {
     if (this.reason === undefined) this.end('write-timeout')
-    else this.destroy()
+    else this.#writer.destroy()
   }
 
   #onGone (): void {

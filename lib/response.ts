@@ -25,22 +25,53 @@ export function onceGone (response: RawResponse, callback: () => void): void {
     response.once('close', callback)
     return
   }
-  const socket = response.req.socket
+  const { socket } = response.req
   function gone () {
-    socket.removeListener('close', gone)
+    forget(socket, gone)
     response.removeListener('close', gone)
     callback()
   }
-  socket.once('close', gone)
+  onClose(socket, gone)
   response.once('close', gone)
+}
+
+interface Queue {
+  callbacks: Set<() => void>
+  listener: () => void
+}
+
+/** Whom to call when a socket closes: a client can queue any number of requests, and each socket has one listener. */
+const queues = new WeakMap<Socket, Queue>()
+
+function onClose (socket: Socket, callback: () => void): void {
+  let queue = queues.get(socket)
+  if (queue === undefined) {
+    const callbacks = new Set<() => void>()
+    queue = { callbacks, listener: () => callbacks.forEach((each) => each()) }
+    queues.set(socket, queue)
+    socket.once('close', queue.listener)
+  }
+  queue.callbacks.add(callback)
+}
+
+function forget (socket: Socket, callback: () => void): void {
+  const queue = queues.get(socket)
+  queue?.callbacks.delete(callback)
+  if (queue === undefined || queue.callbacks.size > 0) return
+  queues.delete(socket)
+  socket.removeListener('close', queue.listener)
 }
 
 /**
  * Fastify runs onResponse hooks at 'finish', which an HTTP/1 response does not emit when its client went away first.
  * HTTP/2 responses emit it in either case, and so does this: whoever counts or logs responses sees each of them end.
+ * All listeners are told but Node's own, which would pass the dead socket on to the next response.
  */
 export function emitFinish (response: RawResponse): void {
-  if (!isHttp2(response) && !response.writableFinished) response.emit('finish')
+  if (isHttp2(response) || response.writableFinished) return
+  for (const listener of response.rawListeners('finish')) {
+    if (listener.name !== 'bound resOnFinish') listener.call(response)
+  }
 }
 
 /** Lets the client's connection go with the response, so that its next request finds another server. */
@@ -52,6 +83,12 @@ export function closeAfter (response: RawResponse): void {
   // An injected request has a socket that is none.
   const socket: Partial<Socket> = response.req.socket
   response.once('finish', () => socket.destroySoon?.())
+}
+
+/** Breaks off the client's connection, with all that is on it. */
+export function destroyConnection (response: RawResponse): void {
+  if (isHttp2(response)) response.stream?.session?.destroy()
+  else response.req.socket.destroy()
 }
 
 function isHttp2 (response: RawResponse): response is Http2ServerResponse {

@@ -3,7 +3,7 @@ import type { Connection } from './connection.ts'
 import { draw, RETURN } from './options.ts'
 
 /** How long an ended response may take to be read, in ms, before its connection is broken off. */
-const GRACE = 1_000
+export const GRACE = 1_000
 
 /**
  * Ends the streams spread over `ms`, each with a reconnection time that brings its client back after this server is
@@ -18,7 +18,7 @@ export async function endAll (connections: ReadonlySet<Connection>, ms: number):
     return setTimeout(() => connection.shutDown(ms - delay + draw(connection.options.retry ?? RETURN)), delay)
   })
   timers.push(setTimeout(() => {
-    for (const connection of all) connection.destroy()
+    for (const connection of all) connection.breakOff()
   }, ms + GRACE))
   await Promise.all(all.map((connection) => new Promise<void>((resolve) => connection.onceGone(resolve))))
   for (const timer of timers) clearTimeout(timer)

@@ -6,8 +6,9 @@
  * hooks may take their time) everything gathers. A client is *behind* from the moment that the socket asks for a pause
  * until it has drained; meanwhile nothing more is taken, and no comment is sent.
  *
- * A writer always stands in one line of `timeouts.ts`: of `keepAlive` after a write, or of `writeTimeout` while bytes
- * are known to be unread.
+ * A writer stands in a line of `timeouts.ts` from a write on, unless the one before is still unread: then time goes on
+ * counting from there. When the shorter of `keepAlive` and `writeTimeout` has passed it takes a first look at whether
+ * the client has read what was written; a second one, when the longer has passed.
  */
 import type { ServerResponse } from 'node:http'
 import { KEEP_ALIVE } from './frame.ts'
@@ -40,8 +41,8 @@ export class Writer implements Waiting {
   #gathered = ''
   /** A flush is due at the end of this turn. */
   #flushing = false
-  /** Bytes were found unread after `keepAlive`, though too few for the socket to ask for a pause. */
-  #late = false
+  /** The first look was taken: the next one decides. */
+  #looked = false
   #finished = false
   #waiter: () => void = noop
 
@@ -107,37 +108,42 @@ export class Writer implements Waiting {
   }
 
   onDue (line: Line): void {
-    // A response that waits behind another one cannot be read yet: that is no delay of its client's.
-    if (isQueued(this.#response)) line.wait(this)
-    else if (this.#finished) this.#onStalled()
-    else if (!this.#isTaken()) this.#onUnread(line)
-    else if (this.#options.keepAlive !== false) this.write(KEEP_ALIVE)
-    else line.wait(this)
+    const { keepAlive, writeTimeout } = this.#options
+    if (isQueued(this.#response)) {
+      // A response that waits behind another one cannot be read yet: that is no delay of its client's.
+      line.wait(this)
+    } else if (this.#finished) {
+      this.#onStalled()
+    } else if (!this.#isTaken()) {
+      this.#onUnread(line)
+    } else if (keepAlive === false) {
+      line.wait(this)
+    } else if (writeTimeout !== false && writeTimeout < keepAlive && !this.#looked) {
+      this.#lookAgain(keepAlive - writeTimeout)
+    } else {
+      this.write(KEEP_ALIVE)
+    }
   }
 
-  /** The last write is still here, a line's length of time later. */
   #onUnread (line: Line): void {
     const { keepAlive, writeTimeout } = this.#options
-    if (writeTimeout === false) {
-      line.wait(this)
-    } else if (this.behind || this.#late || keepAlive === false || keepAlive >= writeTimeout) {
-      this.#onStalled()
-    } else {
-      this.#late = true
-      this.#lines.of(writeTimeout - keepAlive).wait(this)
-    }
+    if (writeTimeout === false) line.wait(this)
+    else if (this.#looked || line === this.#lines.of(writeTimeout)) this.#onStalled()
+    else this.#lookAgain(writeTimeout - (keepAlive || 0))
+  }
+
+  #lookAgain (ms: number): void {
+    this.#looked = true
+    this.#lines.of(ms).wait(this)
   }
 
   #flush (): void {
     this.#flushing = false
     if (this.#destination === undefined || (this.behind && !this.#finished)) return
-    if (this.#late && this.#isTaken()) this.#late = false
-    if (this.#send()) {
-      if (!this.#late) this.#wait()
-      this.#wake()
-    } else if (!this.behind) {
-      this.#onBehind(this.#destination)
-    }
+    const taken = this.#isTaken()
+    if (this.#send()) this.#wake()
+    else if (!this.behind) this.#onBehind(this.#destination)
+    if (taken || this.#finished || this.line === undefined) this.#wait()
   }
 
   /** Sends what has gathered in one write; false if the socket asks for a pause. */
@@ -156,13 +162,14 @@ export class Writer implements Waiting {
       this.behind = false
       this.#flush()
     })
-    if (!this.#late) this.#wait()
   }
 
   #wait (): void {
     const { keepAlive, writeTimeout } = this.#options
-    const ms = this.behind || this.#finished ? writeTimeout : keepAlive || writeTimeout
-    if (ms === false) this.line?.leave(this)
+    this.#looked = false
+    const longest = writeTimeout || Infinity
+    const ms = this.behind || this.#finished ? longest : Math.min(keepAlive || Infinity, longest)
+    if (ms === Infinity) this.line?.leave(this)
     else this.#lines.of(ms).wait(this)
   }
 
