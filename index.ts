@@ -2,12 +2,12 @@
 import type { FastifyPluginAsync, FastifyReply, FastifyRequest } from 'fastify'
 import fp from 'fastify-plugin'
 import { AlreadyRegistered, InvalidOption } from './lib/errors.ts'
-import { FINISHED_ID } from './lib/finite.ts'
-import { lastEventIdFault, readLastEventId } from './lib/last-event-id.ts'
+import { lastEventIdOf } from './lib/last-event-id.ts'
 import { checkPluginOptions, streamOptions, type SseOptions } from './lib/options.ts'
-import { createReplySse, kStream, type Plugin } from './lib/reply.ts'
+import { createReplySse, type Plugin } from './lib/reply.ts'
 import { StreamRoutes } from './lib/route.ts'
 import { endAll, GRACE } from './lib/shutdown.ts'
+import { kStream } from './lib/start.ts'
 import { createStats } from './lib/stats.ts'
 import { Lines } from './lib/timeouts.ts'
 import type { Sse } from './types/index.ts'
@@ -24,7 +24,7 @@ const plugin: FastifyPluginAsync<SseOptions> = async function sse (app, options)
     stats: createStats(),
     lines: new Lines(),
     routes: new StreamRoutes(streamOptions(options)),
-    lastEventIdQuery: options.lastEventIdQuery ?? 'lastEventId',
+    lastEventIdOf: (request) => lastEventIdOf(request.raw, options.lastEventIdQuery ?? 'lastEventId'),
     closing: false
   }
   app.decorate('sse', createSse(parts))
@@ -32,8 +32,8 @@ const plugin: FastifyPluginAsync<SseOptions> = async function sse (app, options)
   app.decorateReply('sse', createReplySse(parts) as FastifyReply['sse'])
   app.decorateRequest('lastEventId', {
     getter (this: FastifyRequest) {
-      const id = readLastEventId(this.headers, this.raw.url ?? '', parts.lastEventIdQuery)
-      return id === undefined || id === FINISHED_ID || lastEventIdFault(id) !== undefined ? undefined : id
+      const lastEventId = parts.lastEventIdOf(this)
+      return lastEventId.is === 'id' ? lastEventId.id : undefined
     }
   })
   app.addHook('onRoute', function (route) {

@@ -7,15 +7,30 @@ import type { FastifyReply } from 'fastify'
 import type { Connection } from './connection.ts'
 import type { Destination } from './writer.ts'
 
+/** The body of a HEAD response: none. */
+export class NoBody extends EventEmitter {
+  pipe (destination: Destination): Destination {
+    destination.end()
+    return destination
+  }
+
+  /** How Fastify drops the body in a HEAD route that it has made from a GET route. */
+  resume (): this {
+    return this
+  }
+}
+
 export class Body extends EventEmitter {
   readonly #reply: FastifyReply
-  readonly #connection: Connection | undefined
+  readonly #connection: Connection
+  readonly #handOver: () => Error | undefined
 
-  /** Without a connection only the head is sent, as HEAD asks for. */
-  constructor (reply: FastifyReply, connection?: Connection) {
+  /** @param handOver says that the response is being handed over; returns what has failed before */
+  constructor (reply: FastifyReply, connection: Connection, handOver: () => Error | undefined) {
     super()
     this.#reply = reply
     this.#connection = connection
+    this.#handOver = handOver
   }
 
   /**
@@ -23,32 +38,45 @@ export class Body extends EventEmitter {
    * @param options `end: false` where Fastify itself ends the response, to add trailers
    */
   pipe (destination: Destination, options?: { end?: boolean }): Destination {
-    const fastifyEnds = options?.end === false
-    if (this.#connection === undefined) {
-      destination.end()
-      return destination
-    }
+    const { reason } = this.#connection
+    // Meanwhile the client has gone, or the request was answered in another way.
+    if (reason === 'client-gone' || reason === 'superseded') return destination
+    const failure = this.#handOver()
+    // Nothing was sent yet: Fastify answers a stream that fails here as it answers any error.
+    if (failure !== undefined) this.emit('error', failure)
+    else if (this.#reply.statusCode === 304) this.#sendHeadOnly(destination)
+    else this.#handTo(destination, options?.end === false)
+    return destination
+  }
+
+  /** RFC 9110, section 15.4.5: a 304 response has no content, so Node would drop every byte of it. */
+  #sendHeadOnly (destination: Destination): void {
+    this.#connection.end('superseded')
+    this.emit('end')
+    destination.end()
+  }
+
+  #handTo (destination: Destination, fastifyEnds: boolean): void {
     const direct = destination === this.#reply.raw
     // Hijacked, the reply counts as sent, and neither a handler's timeout nor a second answer can hit the stream.
     if (direct) this.#reply.hijack()
     // Fastify would take a client that goes away for a failure of this stream: for it, the stream ends here.
     if (direct && !fastifyEnds) this.emit('end')
-    this.#connection.open(destination, () => {
+    this.#connection.handOver(destination, () => {
       if (!direct || fastifyEnds) this.emit('end')
       if (!fastifyEnds) destination.end()
     })
-    return destination
   }
 
-  /** How Fastify drops a body that it will not send: to HEAD, or with a status that has none. */
+  /** How Fastify drops a body that its status (204, say) does not allow. */
   resume (): this {
-    this.#connection?.end('ended')
+    this.#connection.end('superseded')
     return this
   }
 
   /** How Fastify, or a stream in between, says that nobody reads any more. */
   destroy (): this {
-    this.#connection?.end('client-gone')
+    this.#connection.end('client-gone')
     return this
   }
 }

@@ -3,7 +3,7 @@
  * ending goes through `end(reason)`, once. Knows nothing of what the bytes mean, nor where they come from.
  */
 import type { FastifyRequest } from 'fastify'
-import { retryFrame } from './frame.ts'
+import { AsyncResource } from 'node:async_hooks'
 import { draw, type ResolvedOptions } from './options.ts'
 import { closeAfter, destroyConnection, emitFinish, isGone, onceGone, type RawResponse } from './response.ts'
 import type { EndReason, SseStats } from './stats.ts'
@@ -47,14 +47,14 @@ export class Connection implements SseConnection {
   /** Why the stream has ended; undefined while it is open. */
   reason: EndReason | undefined
   /** Whether the head may be out, so that a failure can no longer be answered with a status of its own. */
-  opened = false
+  handedOver = false
 
   readonly #response: RawResponse
   readonly #shared: Shared
   readonly #writer: Writer
   #failure: Failure | undefined
-  #finish: () => void = noop
-  #release: () => void = noop
+  #endResponse: () => void = noop
+  #onEnd: () => void = noop
   #maxDuration: NodeJS.Timeout | undefined
 
   constructor (request: FastifyRequest, response: RawResponse, options: ResolvedOptions, shared: Shared) {
@@ -66,7 +66,6 @@ export class Connection implements SseConnection {
     shared.connections.add(this)
     shared.stats.open++
     shared.stats.opened++
-    if (options.retry !== undefined) this.#writer.write(retryFrame(draw(options.retry)))
     if (options.maxDuration !== false) {
       this.#maxDuration = setTimeout(() => this.end('max-duration'), draw(options.maxDuration)).unref()
     }
@@ -81,20 +80,28 @@ export class Connection implements SseConnection {
     return this.#writer.behind
   }
 
-  /** Says what to let go of when the stream ends. */
-  feed (release: () => void): void {
-    this.#release = release
+  /**
+   * Says what to let go of when the stream ends. It runs in the async context of its request, whoever ends the stream:
+   * a timer that serves many requests, say.
+   */
+  onEnd (callback: () => void): void {
+    this.#onEnd = AsyncResource.bind(callback)
   }
 
   /**
    * The response is given over: the head goes out, and what was written so far.
-   * @param finish ends the response once all was written
+   * @param endResponse ends it, once all was written
    */
-  open (destination: Destination, finish: () => void): void {
-    this.opened = true
-    this.#finish = finish
+  handOver (destination: Destination, endResponse: () => void): void {
+    this.handedOver = true
+    this.#endResponse = endResponse
     this.#writer.open(destination)
-    if (this.reason !== undefined) finish()
+    if (this.reason !== undefined) endResponse()
+  }
+
+  /** Takes text that is no event of the source's. */
+  write (text: string): void {
+    this.#writer.write(text)
   }
 
   /** Takes the text of one event. False: make a pause, until `ready()` says to go on. */
@@ -126,23 +133,23 @@ export class Connection implements SseConnection {
     this.#shared.stats.open--
     this.#shared.stats.closed[reason]++
     this.#failure = failure
-    this.#release()
+    this.#onEnd()
     if (reason === 'client-gone' || reason === 'write-timeout') {
       this.#writer.destroy()
     } else {
-      this.#writer.finish(last)
-      if (this.opened) this.#finish()
+      this.#writer.writeLast(last)
+      if (this.handedOver) this.#endResponse()
     }
   }
 
   /**
    * Ends the stream as the server closes: its socket goes with it, as its client must not come back by it.
-   * @param ms the client's reconnection time
+   * @param last text to send before the end
    */
-  shutDown (ms: number): void {
+  shutDown (last: string): void {
     if (this.reason !== undefined) return
     closeAfter(this.#response)
-    this.end('shutdown', retryFrame(ms))
+    this.end('shutdown', last)
   }
 
   /** Breaks the client's connection off, as the server cannot wait any longer. */
@@ -164,8 +171,8 @@ export class Connection implements SseConnection {
   }
 
   #onGone (): void {
-    // Where another answer has taken its place (an onSend hook failed, say), the client is not to blame.
-    this.end(!this.opened && this.#response.writableFinished ? 'ended' : 'client-gone')
+    // Where another answer has taken its place, the client is not to blame.
+    this.end(!this.handedOver && this.#response.writableFinished ? 'superseded' : 'client-gone')
     this.#writer.close()
     this.#shared.connections.delete(this)
     this.#log()

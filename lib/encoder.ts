@@ -1,5 +1,6 @@
 /** A value that a source has yielded becomes the text of its block: checked, serialised, framed; or refused whole. */
-import { checkEvent, checkRaw, describe, type SseEvent } from './event.ts'
+import { describeData } from './describe.ts'
+import { checkEvent, checkRaw, type SseEvent } from './event.ts'
 import { InvalidEvent } from './errors.ts'
 import { frame } from './frame.ts'
 import type { Payload, Payloads } from './payload.ts'
@@ -57,6 +58,6 @@ function stringify (data: unknown): string {
   } catch (error) {
     throw new InvalidEvent(`its data cannot be serialised as JSON (${(error as Error).message.split('\n')[0]})`)
   }
-  if (text === undefined) throw new InvalidEvent(`${describe(data)} has no JSON to be sent as data`)
+  if (text === undefined) throw new InvalidEvent(`${describeData(data)} has no JSON to be sent as data`)
   return text
 }

@@ -5,6 +5,7 @@
  * The rules hold back what would change its meaning on the way: a line end inside a field would end that field and
  * begin another (CWE-93), a NUL in an ID makes a client ignore it, and UTF-8 cannot carry a lone surrogate.
  */
+import { describe } from './describe.ts'
 import { InvalidEvent } from './errors.ts'
 
 /** What every event may have beside its data. */
@@ -13,17 +14,17 @@ export interface EventEnvelope {
    * The event ID: the client's last event ID from here on, sent back when it reconnects. No CR, LF or NUL.
    * `''` resets the client's last event ID.
    */
-  id?: string | number | bigint
+  id?: string | number | bigint | undefined
   /** The reconnection time from here on: milliseconds, an integer >= 0. */
-  retry?: number
+  retry?: number | undefined
   /** A comment, which clients ignore. Its lines become one comment each. */
-  comment?: string
+  comment?: string | undefined
 }
 
 /** An event that any route may yield. At least one of its fields must be there. */
 export type SseEvent = EventEnvelope & {
   /** The event type, for `addEventListener(type)`; absent, `''` and `'message'` all reach `onmessage`. No CR or LF. */
-  event?: string
+  event?: string | undefined
 } & (
   | {
     /** Any JSON value; sent as JSON, so that a string arrives in quotes. */
@@ -54,6 +55,9 @@ const FIELDS = ['event', 'data', 'raw', 'id', 'retry', 'comment']
 export function checkEvent (event: SseEvent): Fields {
   if (typeof event !== 'object' || event === null) {
     throw new InvalidEvent(`expected an object such as { data: … } or a string, got ${describe(event)}`)
+  }
+  if (ArrayBuffer.isView(event)) {
+    throw new InvalidEvent('got bytes: yield { raw: text }, or set an encoding on the stream that they come from')
   }
   let fields = 0
   for (const field in event) {
@@ -119,29 +123,4 @@ function unknownField (field: string) {
 
 function loneSurrogate (field: string) {
   return new InvalidEvent(`'${field}' has a lone surrogate, which UTF-8 cannot carry (see String.prototype.toWellFormed)`)
-}
-
-/** What came, for a message: of an object only what it is, as the rest of it may be nobody's business. */
-export function describe (value: unknown): string {
-  if (value === null) return 'null'
-  if (Array.isArray(value)) return `an array of ${value.length}`
-  switch (typeof value) {
-    case 'string': return `the string ${JSON.stringify(value.length > 40 ? value.slice(0, 39) + '…' : value)}`
-    case 'object': return `an object (${classOf(value)})`
-    case 'function': return `a function (${nameOf(value)})`
-    case 'undefined': return 'undefined'
-    default: return `the ${typeof value} ${String(value)}`
-  }
-}
-
-/** The name of its class, which is the program's; never a property of its own, which is data. */
-function classOf (value: object): string {
-  const prototype: unknown = Object.getPrototypeOf(value)
-  if (typeof prototype !== 'object' || prototype === null) return 'no prototype'
-  const constructor: unknown = Object.getOwnPropertyDescriptor(prototype, 'constructor')?.value
-  return typeof constructor === 'function' ? nameOf(constructor) : 'of no class'
-}
-
-function nameOf ({ name }: { name: unknown }): string {
-  return typeof name === 'string' && name !== '' ? name : 'anonymous'
 }

@@ -3,9 +3,29 @@
  * it becomes a string that some server could have sent, or nothing. What it means is for others to say.
  */
 import type { IncomingHttpHeaders } from 'node:http'
+import { FINISHED_ID } from './finite.ts'
 
 /** An ID longer than this is refused, in bytes of UTF-8. */
 const MAX_BYTES = 1024
+
+export type LastEventId =
+  | { is: 'none' }
+  | { is: 'id', id: string }
+  /** The client has had all of a finite stream. */
+  | { is: 'finished' }
+  /** No server could have sent it. */
+  | { is: 'hostile', fault: string }
+
+/** @param parameter the query parameter that stands in for the header; `false`: none */
+export function lastEventIdOf (
+  request: { headers: IncomingHttpHeaders, url?: string | undefined }, parameter: string | false
+): LastEventId {
+  const id = readLastEventId(request.headers, request.url ?? '', parameter)
+  if (id === undefined) return { is: 'none' }
+  if (id === FINISHED_ID) return { is: 'finished' }
+  const fault = lastEventIdFault(id)
+  return fault === undefined ? { is: 'id', id } : { is: 'hostile', fault }
+}
 
 const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true })
 

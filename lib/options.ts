@@ -1,7 +1,7 @@
 /** The options of a stream: what they mean, their defaults, and which values they can have. */
 import type { FastifyRequest } from 'fastify'
 import type { SseEvent } from './event.ts'
-import { describe } from './event.ts'
+import { describe } from './describe.ts'
 import { InvalidOption } from './errors.ts'
 
 /** Milliseconds, or a range from which each connection draws its own, so that not all come at once. */
@@ -16,34 +16,34 @@ export interface StreamOptions {
    * Milliseconds without a write after which a comment is sent, so that proxies do not take the connection for dead
    * (many cut after 30 or 60 s). Default 15_000; at least 1. `false`: none is sent.
    */
-  keepAlive?: number | false
+  keepAlive?: number | false | undefined
   /**
    * The client's reconnection time, sent first, in milliseconds >= 0. Default: none, clients take their own (browsers
    * about 3 s). With `{ min, max }` each connection draws its own.
    */
-  retry?: Duration
+  retry?: Duration | undefined
   /**
    * With `true`, a plain EventSource stops for good when the source has completed: the last block carries an ID alone,
    * and the client that comes back with it gets 204 (HTML spec, section 9.2.3). Default `false`: it starts anew.
    */
-  finite?: boolean
+  finite?: boolean | undefined
   /**
    * Milliseconds that a client may leave written bytes unread before it is cut off, so that a stalled client holds no
    * memory. Default 30_000; at least 1. `false`: it is never cut off.
    */
-  writeTimeout?: number | false
+  writeTimeout?: number | false | undefined
   /**
    * Milliseconds (or a range) after which the stream is ended; an EventSource reconnects. For tokens that must be
    * checked again, or to spread clients over new processes. Default `false`: none.
    */
-  maxDuration?: Duration | false
+  maxDuration?: Duration | false | undefined
   /**
    * Called when a source fails after the head of the response was sent; returns the last event to send. Its data is
    * checked if the route declares its event type. Without it the client learns nothing but the end of the stream.
    */
   onError?: ((error: unknown, request: FastifyRequest) => SseEvent | string | undefined | void) | undefined
   /** What an invalid event does: `'fail'` (default) ends the stream as an error of its source; `'drop'` leaves it out. */
-  onInvalidEvent?: 'fail' | 'drop'
+  onInvalidEvent?: 'fail' | 'drop' | undefined
 }
 
 /** Options of the plugin. */
@@ -52,19 +52,18 @@ export interface SseOptions extends StreamOptions {
    * The query parameter from which the last event ID is taken where there is no `Last-Event-ID` header, as on an
    * EventSource's first request. Default `'lastEventId'`; `false`: none.
    */
-  lastEventIdQuery?: string | false
+  lastEventIdQuery?: string | false | undefined
   /**
    * Milliseconds over which the open streams are ended when the server closes. Default 0: all at once. Clients are
    * told to come back after the server is gone, each at a time of its own.
    */
-  drain?: number
+  drain?: number | undefined
 }
 
-type Resolved<T> = { [K in keyof T]-?: T[K] | undefined }
-
-/** Stream options with every default in its place. */
-export type ResolvedOptions = Required<Omit<StreamOptions, 'retry' | 'onError'>> &
-  Resolved<Pick<StreamOptions, 'retry' | 'onError'>>
+/** Stream options with every default in its place; of these two there is none. */
+export type ResolvedOptions = {
+  [Name in keyof StreamOptions]-?: Name extends 'retry' | 'onError' ? StreamOptions[Name] | undefined : NonNullable<StreamOptions[Name]>
+}
 
 export const DEFAULTS: ResolvedOptions = {
   keepAlive: 15_000,

@@ -10,7 +10,7 @@ import { HasTransform, TransformEncode, TransformEncodeError } from '@sinclair/t
 import { Ajv, type ErrorObject, type ValidateFunction } from 'ajv'
 import formats from 'ajv-formats'
 import fastJsonStringify from 'fast-json-stringify'
-import { describe } from './event.ts'
+import { describeData } from './describe.ts'
 import { InvalidEvent } from './errors.ts'
 import { forSerializer, forTransforms, isStringSchema, mapValues, type Schema } from './schema.ts'
 
@@ -92,7 +92,7 @@ function createEncode (type: string, schema: Schema, shared: Schema[]): ((data: 
       return TransformEncode(schema as never, references, data)
     } catch (error) {
       const { path = '', value, error: cause } = error as Partial<TransformEncodeError>
-      throw new InvalidEvent(`event '${type}', data${path}: cannot encode ${describe(value)} (${cause?.message ?? error})`)
+      throw new InvalidEvent(`event '${type}', data${path}: cannot encode ${describeData(value)} (${cause?.message ?? error})`)
     }
   }
 }
@@ -113,7 +113,7 @@ function mismatch (type: string, field: string, errors: ErrorObject[]) {
   const path = last.instancePath
   const members = errors.filter((error) => error.instancePath === path && error !== last)
   const expected = [...new Set((members.length > 0 ? members : [last]).map(expectation))].join(' or ')
-  return new InvalidEvent(`event '${type}', ${field}${path}: expected ${expected}, got ${describe(last.data)}`)
+  return new InvalidEvent(`event '${type}', ${field}${path}: expected ${expected}, got ${describeData(last.data)}`)
 }
 
 function expectation ({ keyword, params, parentSchema, message = 'another value' }: ErrorObject): string {

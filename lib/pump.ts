@@ -3,6 +3,7 @@
  * gets its turn however fast source and client are. Knows neither sockets nor schemas.
  */
 import type { Connection } from './connection.ts'
+import type { Feed } from './feed.ts'
 import type { EndReason } from './stats.ts'
 import { isThenable, type Source } from './source.ts'
 
@@ -12,23 +13,10 @@ import { isThenable, type Source } from './source.ts'
  */
 const EVENTS_PER_TURN = 64
 
-/** What becomes of values and of failures; how is for whoever starts the pump to say. */
-export interface Encoder {
-  /**
-   * The text of one value; undefined to leave it out.
-   * @throws what ends the stream as an invalid event
-   */
-  encode (value: unknown): string | undefined
-  /** The text to send last when the source has completed. */
-  done (): string
-  /** The text to send last after a failure; undefined if the failure itself is answered, and logged, elsewhere. */
-  failed (error: unknown): string | undefined
-}
-
 /** Runs until the source or the connection has ended. Never rejects: each failure is an end of the connection. */
-export async function pump (source: Source, connection: Connection, encoder: Encoder): Promise<void> {
+export async function pump (source: Source, connection: Connection, feed: Feed): Promise<void> {
   let settled = false
-  connection.feed(() => source.stop(settled))
+  connection.onEnd(() => source.stop(settled))
   for (let turn = 1; connection.reason === undefined; turn++) {
     let value: unknown
     try {
@@ -40,22 +28,22 @@ export async function pump (source: Source, connection: Connection, encoder: Enc
       value = step.value
     } catch (error) {
       settled = true
-      return fail(connection, encoder, 'source-threw', error)
+      return fail(connection, feed, 'source-threw', error)
     }
-    if (settled) return connection.end('source-done', encoder.done())
+    if (settled) return connection.end('source-done', feed.textOfCompletion())
     try {
-      const text = encoder.encode(value)
+      const text = feed.textOf(value)
       if (text !== undefined && !connection.writeEvent(text)) await connection.ready()
     } catch (error) {
-      return fail(connection, encoder, 'invalid-event', error)
+      return fail(connection, feed, 'invalid-event', error)
     }
     if (turn % EVENTS_PER_TURN === 0) await new Promise(setImmediate)
   }
 }
 
-function fail (connection: Connection, encoder: Encoder, reason: EndReason, error: unknown): void {
+function fail (connection: Connection, feed: Feed, reason: EndReason, error: unknown): void {
   if (connection.reason !== undefined) return
-  const last = encoder.failed(error)
+  const last = feed.textOfFailure(error)
   if (last === undefined) connection.end(reason)
   else connection.end(reason, last, { error })
 }

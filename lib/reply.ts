@@ -1,63 +1,74 @@
 /** `reply.sse`: a request gets a stream, or is told why not. */
 import type { FastifyReply } from 'fastify'
-import { Body } from './body.ts'
+import { NoBody } from './body.ts'
 import { Connection, type Shared } from './connection.ts'
 import { AlreadySent, InvalidLastEventId, ShuttingDown } from './errors.ts'
-import { FINISHED_ID } from './finite.ts'
+import { Feed } from './feed.ts'
 import { retryFrame } from './frame.ts'
-import { lastEventIdFault, readLastEventId } from './last-event-id.ts'
+import type { LastEventId } from './last-event-id.ts'
 import { draw, resolveOptions, RETURN, type ResolvedOptions, type StreamOptions } from './options.ts'
 import { emitFinish, isGone } from './response.ts'
-import type { StreamRoutes } from './route.ts'
-import { discardSource, openSource } from './source.ts'
-import { sendBody, setDefaultHeaders, startStream } from './start.ts'
+import type { StreamRoute, StreamRoutes } from './route.ts'
+import { discardSource, letGo, openSource } from './source.ts'
+import { kStream, setDefaultHeaders, startStream, type StreamReply } from './start.ts'
 
 /** The parts of one registered plugin that its decorators share. */
 export interface Plugin extends Shared {
   readonly routes: StreamRoutes
-  readonly lastEventIdQuery: string | false
+  readonly lastEventIdOf: (request: FastifyReply['request']) => LastEventId
   closing: boolean
 }
-
-/** On every reply: the stream that answers it, if any. */
-export const kStream = Symbol('fastify-typed-sse.stream')
-
-type StreamReply = FastifyReply & { [kStream]: Connection | null }
 
 export function createReplySse (plugin: Plugin) {
   return function sse (this: FastifyReply, source: unknown, callOptions?: StreamOptions): FastifyReply {
     const reply = this as StreamReply
-    if (reply[kStream] !== null) throw new AlreadySent('called twice for one request')
-    if (reply.sent || reply.raw.headersSent) throw new AlreadySent('this request was answered before')
-    const { options: routeOptions, payloads } = plugin.routes.of(reply.request)
-    const options = resolveOptions(routeOptions, callOptions, 'reply.sse')
-
-    const answer = answerWithoutStream(plugin, reply, options)
+    const { options, payloads } = prepare(plugin, reply, source, callOptions)
+    const lastEventId = plugin.lastEventIdOf(reply.request)
+    const answer = answerWithoutStream(plugin, reply, options, lastEventId)
     if (answer !== undefined) {
       discardSource(source)
       answer()
       return reply
     }
-    const opened = openSource(source, reply.request.lastEventId)
-    reply[kStream] = new Connection(reply.request, reply.raw, options, plugin)
-    startStream(reply, reply[kStream], opened, payloads)
+    const opened = openSource(source, lastEventId.is === 'id' ? lastEventId.id : undefined)
+    const connection = new Connection(reply.request, reply.raw, options, plugin)
+    startStream(reply, connection, opened, new Feed(connection, payloads))
     return reply
   }
 }
 
+/** @throws {AlreadySent | InvalidOption | InvalidSchema} having let go of the source */
+function prepare (
+  plugin: Plugin, reply: StreamReply, source: unknown, callOptions: StreamOptions | undefined
+): StreamRoute {
+  try {
+    if (reply[kStream] !== null) throw new AlreadySent('it was called already for this request')
+    if (reply.sent || reply.raw.headersSent) throw new AlreadySent('call it instead of reply.send, not after it')
+    const { options, payloads } = plugin.routes.of(reply.request)
+    return { options: resolveOptions(options, callOptions, 'reply.sse'), payloads }
+  } catch (error) {
+    letGo(source)
+    throw error
+  }
+}
+
 /** What answers a request that gets no stream; undefined where it gets one. */
-function answerWithoutStream (plugin: Plugin, reply: FastifyReply, options: ResolvedOptions): (() => void) | undefined {
-  const { request } = reply
-  const id = readLastEventId(request.headers, request.raw.url ?? '', plugin.lastEventIdQuery)
-  const fault = id === undefined ? undefined : lastEventIdFault(id)
+function answerWithoutStream (
+  plugin: Plugin, reply: FastifyReply, options: ResolvedOptions, lastEventId: LastEventId
+): (() => void) | undefined {
   if (isGone(reply.raw)) return () => emitFinish(reply.raw)
-  if (fault !== undefined) return () => { reply.send(new InvalidLastEventId(fault)) }
+  if (lastEventId.is === 'hostile') return () => { reply.send(new InvalidLastEventId(lastEventId.fault)) }
   // "Clients will reconnect if the connection is closed; a client can be told to stop reconnecting using the HTTP 204
   // No Content response code." A shared cache must not tell others.
-  if (id === FINISHED_ID) return () => { reply.code(204).header('cache-control', 'no-store').send() }
+  if (lastEventId.is === 'finished') return () => { reply.code(204).header('cache-control', 'no-store').send() }
   if (plugin.closing) return () => refuse(plugin, reply, options)
-  if (request.method === 'HEAD') return () => { sendBody(reply, new Body(reply)) }
+  if (reply.request.method === 'HEAD') return () => { sendHead(reply) }
   return undefined
+}
+
+function sendHead (reply: FastifyReply): void {
+  setDefaultHeaders(reply)
+  reply.send(new NoBody())
 }
 
 /**

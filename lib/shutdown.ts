@@ -1,5 +1,6 @@
 /** The open streams of a server that closes: each is ended in its time, and none can hold the server up. */
 import type { Connection } from './connection.ts'
+import { retryFrame } from './frame.ts'
 import { draw, RETURN } from './options.ts'
 
 /** How long an ended response may take to be read, in ms, before its connection is broken off. */
@@ -15,7 +16,7 @@ export async function endAll (connections: ReadonlySet<Connection>, ms: number):
   const open = all.filter((connection) => connection.reason === undefined)
   const timers = open.map((connection, index) => {
     const delay = Math.floor(ms * index / open.length)
-    return setTimeout(() => connection.shutDown(ms - delay + draw(connection.options.retry ?? RETURN)), delay)
+    return setTimeout(() => connection.shutDown(retryFrame(ms - delay + draw(connection.options.retry ?? RETURN))), delay)
   })
   timers.push(setTimeout(() => {
     for (const connection of all) connection.breakOff()

@@ -4,7 +4,7 @@
  */
 import { Readable } from 'node:stream'
 import type { ReadableStream } from 'node:stream/web'
-import { describe } from './event.ts'
+import { describe } from './describe.ts'
 import { InvalidSource } from './errors.ts'
 
 /** What a source function is given. */
@@ -66,9 +66,15 @@ function call (source: SourceFunction, controller: AbortController, lastEventId:
 /**
  * Lets go of a source that will never be read: no step of it runs, what it holds is released.
  * A function is not called.
+ * @throws {InvalidSource} where it is no source
  */
 export function discardSource (source: unknown): void {
   if (typeof source !== 'function') iterate(source).stop()
+}
+
+/** The same, of whatever it is. */
+export function letGo (source: unknown): void {
+  quietly(() => discardSource(source))
 }
 
 function iterate (source: unknown): Steps {
@@ -111,15 +117,24 @@ function fromAsyncIterator (iterator: AsyncIterator<unknown>): Steps {
 }
 
 function fromIterator (iterator: Iterator<unknown>): Steps {
+  const stop = () => quietly(() => iterator.return?.())
   return {
     next () {
       const step = iterator.next()
       // As `for await` does: the values of a synchronous iterable may be promises.
-      return isThenable(step.value)
-        ? Promise.resolve(step.value).then((value) => ({ done: step.done, value }) as IteratorResult<unknown>)
-        : step
+      return isThenable(step.value) ? settle(step, stop) : step
     },
-    stop: () => quietly(() => iterator.return?.())
+    stop
+  }
+}
+
+/** Whose promise rejects has not failed itself, and is still to be ended. */
+async function settle (step: IteratorResult<unknown>, stop: () => void): Promise<IteratorResult<unknown>> {
+  try {
+    return { done: step.done, value: await step.value } as IteratorResult<unknown>
+  } catch (error) {
+    stop()
+    throw error
   }
 }
 

@@ -1,12 +1,20 @@
-/** A stream begins: its source runs, and when this turn of the event loop is over, the response is given over to it. */
+/**
+ * A stream begins. Its source runs; when this turn of the event loop is over, the stream is given to Fastify to send;
+ * when the onSend hooks have run, it takes the response over. Until then somebody else may still answer.
+ */
 import type { FastifyReply } from 'fastify'
 import { Body } from './body.ts'
-import type { Connection, Failure } from './connection.ts'
-import { encodeEvent, encodeLastEvent } from './encoder.ts'
-import { finishedFrame } from './finite.ts'
-import type { Payloads } from './payload.ts'
-import { pump, type Encoder } from './pump.ts'
-import { isThenable, type Source } from './source.ts'
+import type { Connection } from './connection.ts'
+import type { Feed } from './feed.ts'
+import { retryFrame } from './frame.ts'
+import { draw } from './options.ts'
+import { pump } from './pump.ts'
+import type { Source } from './source.ts'
+
+/** On every reply: the stream that answers it, if any. */
+export const kStream = Symbol('fastify-typed-sse.stream')
+
+export type StreamReply = FastifyReply & { [kStream]: Connection | null }
 
 /** Only where the handler, or a hook, has not set them. */
 const DEFAULT_HEADERS = {
@@ -17,82 +25,64 @@ const DEFAULT_HEADERS = {
   'x-accel-buffering': 'no'
 }
 
-/**
- * The head goes out when this turn of the event loop is over: at once for a client, yet late enough that a source which
- * fails before its first event, synchronously or by a rejection in the same turn, is answered by Fastify's error
- * handler, with a status of its own.
- */
-export function startStream (
-  reply: FastifyReply, connection: Connection, source: Source, payloads: Payloads | undefined
-): void {
-  let early: Failure | undefined
-  pump(source, connection, createEncoder(connection, payloads, (failure) => { early = failure }))
-  // To Fastify the reply is unanswered until then. If its handler has not returned it, Fastify sends `undefined`, which
-  // is let pass; anything else is an answer in the stream's stead (the handler threw, its timeout fired).
-  reply.send = function send (payload?: unknown) {
-    if (payload === undefined) return reply
-    restoreSend(reply)
-    connection.end('ended')
-    return reply.send(payload)
-  }
-  setImmediate(() => {
-    if (!Object.hasOwn(reply, 'send')) return
-    restoreSend(reply)
-    if (connection.reason === 'client-gone') return
-    if (early !== undefined) reply.send(asError(early.error))
-    else sendBody(reply, new Body(reply, connection))
-  })
-}
-
-/** The method of the prototype shows again. */
-function restoreSend (reply: FastifyReply): void {
-  delete (reply as { send?: unknown }).send
-}
-
-export function sendBody (reply: FastifyReply, body: Body): void {
-  setDefaultHeaders(reply)
-  reply.send(body)
-}
-
 export function setDefaultHeaders (reply: FastifyReply): void {
   for (const [name, value] of Object.entries(DEFAULT_HEADERS)) {
     if (!reply.hasHeader(name)) reply.header(name, value)
   }
 }
 
-/** @param onEarly takes what failed before the first event and the head: it can still be answered as an error */
-function createEncoder (
-  connection: Connection, payloads: Payloads | undefined, onEarly: (failure: Failure) => void
-): Encoder {
-  const { request, options } = connection
-  return {
-    encode (value) {
-      try {
-        return encodeEvent(value, payloads)
-      } catch (err) {
-        if (options.onInvalidEvent === 'fail') throw err
-        connection.countDropped()
-        request.log.warn({ err }, 'invalid event dropped')
-        return undefined
-      }
-    },
-    done: () => options.finite ? finishedFrame(request.headers['user-agent']) : '',
-    failed (error) {
-      if (!connection.opened && connection.events === 0) {
-        onEarly({ error })
-        return undefined
-      }
-      try {
-        const last: unknown = options.onError?.(error, request)
-        // The stream ends now: a promise comes too late, and must not end the process if it rejects.
-        if (isThenable(last)) last.then(undefined, () => {})
-        return last === undefined ? '' : encodeLastEvent(last, payloads)
-      } catch (err) {
-        request.log.error({ err }, 'onError has given no last event')
-        return ''
-      }
+/**
+ * The head goes out when this turn of the event loop is over: at once for a client, yet late enough that a source which
+ * fails before its first event, synchronously or by a rejection in the same turn, is answered by Fastify's error
+ * handler, with a status of its own.
+ */
+export function startStream (reply: StreamReply, connection: Connection, source: Source, feed: Feed): void {
+  const send = reply.send
+  reply[kStream] = connection
+  if (connection.options.retry !== undefined) connection.write(retryFrame(draw(connection.options.retry)))
+  pump(source, connection, feed)
+  coverSend(reply, connection)
+  setImmediate(() => {
+    if (reply[kStream] !== connection || connection.reason === 'client-gone') return
+    if (feed.early !== undefined) {
+      giveWay(reply)
+      reply.send(asError(feed.early.error))
+      return
     }
+    setDefaultHeaders(reply)
+    send.call(reply, new Body(reply, connection, () => {
+      uncoverSend(reply)
+      return feed.early === undefined ? undefined : asError(feed.early.error)
+    }))
+  })
+}
+
+/**
+ * To Fastify the reply is unanswered until the response is handed over. If its handler has not returned it, Fastify
+ * sends `undefined`, which is let pass. Anything else is an answer in the stream's stead: the handler or an onSend hook
+ * has thrown, a timeout has fired, or the handler has returned something else.
+ */
+function coverSend (reply: StreamReply, connection: Connection): void {
+  reply.send = function send (...payload: unknown[]) {
+    if (payload.length === 1 && payload[0] === undefined) return reply
+    if (!(payload[0] instanceof Error)) {
+      reply.log.warn('reply.sse was called, but another answer was sent: return reply.sse(…) from the handler')
+    }
+    giveWay(reply)
+    connection.end('superseded')
+    return reply.send(...payload)
   }
+}
+
+/** The method of the prototype shows again. */
+function uncoverSend (reply: StreamReply): void {
+  delete (reply as { send?: unknown }).send
+}
+
+/** The reply is free for another answer, an event stream even (an error handler's, say). */
+function giveWay (reply: StreamReply): void {
+  uncoverSend(reply)
+  reply[kStream] = null
 }
 
 /** Fastify would send anything else that was thrown as if it were a payload. */

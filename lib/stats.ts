@@ -18,6 +18,8 @@ export type EndReason =
   | 'shutdown'
   /** The application ended it. */
   | 'ended'
+  /** Another answer took its place before the response was handed over: an error, say, or a status without content. */
+  | 'superseded'
 
 /** Counters since the plugin was registered. */
 export interface SseStats {
@@ -29,9 +31,9 @@ export interface SseStats {
   closed: Record<EndReason, number>
   /** Streams that were refused as the server was closing. */
   refused: number
-  /** Events written. */
+  /** What sources have yielded and was written, comments and IDs without data included. */
   events: number
-  /** Bytes written, comments and reconnection times included. */
+  /** Bytes written, keep-alive comments and reconnection times included. */
   bytes: number
   /** Invalid events that were left out (`onInvalidEvent: 'drop'`). */
   dropped: number
@@ -49,7 +51,8 @@ export function createStats (): SseStats {
       'write-timeout': 0,
       'max-duration': 0,
       shutdown: 0,
-      ended: 0
+      ended: 0,
+      superseded: 0
     },
     refused: 0,
     events: 0,

@@ -44,6 +44,7 @@ export class Writer implements Waiting {
   /** The first look was taken: the next one decides. */
   #looked = false
   #finished = false
+  #closed = false
   #waiter: () => void = noop
 
   /** @param onStalled the client has left bytes unread for `writeTimeout` */
@@ -59,6 +60,7 @@ export class Writer implements Waiting {
 
   /** Sends the head and what has gathered; from here on, what is written goes out. */
   open (destination: Destination): void {
+    if (this.#closed) return
     this.#destination = destination
     // The head does not wait for the first event: an idle source must not delay the client's `open`.
     if (this.#gathered === '' && destination === this.#response && !this.#finished) this.#response.flushHeaders()
@@ -67,6 +69,7 @@ export class Writer implements Waiting {
 
   /** Takes text that must go out whole. False: make a pause, until `ready()` says to go on. */
   write (text: string): boolean {
+    if (this.#closed) return false
     this.#gathered += text
     const full = this.#gathered.length >= GATHER
     if (this.behind || this.#destination === undefined) return !this.behind && !full
@@ -85,16 +88,16 @@ export class Writer implements Waiting {
   }
 
   /** The last text. What is unsent is sent, once there is a destination, whether or not the client keeps up. */
-  finish (last: string): void {
+  writeLast (last: string): void {
     this.#finished = true
     this.#gathered += last
     this.#wake()
     if (this.#destination !== undefined) this.#flush()
   }
 
-  /** Nothing more can be sent, and nothing is waited for. */
+  /** Nothing more can be sent, and nothing is waited for, for good. */
   close (): void {
-    this.#finished = true
+    this.#closed = true
     this.#gathered = ''
     this.line?.leave(this)
     this.#wake()
@@ -139,7 +142,7 @@ export class Writer implements Waiting {
 
   #flush (): void {
     this.#flushing = false
-    if (this.#destination === undefined || (this.behind && !this.#finished)) return
+    if (this.#closed || this.#destination === undefined || (this.behind && !this.#finished)) return
     const taken = this.#isTaken()
     if (this.#send()) this.#wake()
     else if (!this.behind) this.#onBehind(this.#destination)

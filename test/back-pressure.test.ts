@@ -4,6 +4,7 @@ import { spawn } from 'node:child_process'
 import { Readable } from 'node:stream'
 import t, { type Test } from 'tap'
 import { Connection } from '../lib/connection.ts'
+import { Feed } from '../lib/feed.ts'
 import { DEFAULTS } from '../lib/options.ts'
 import { pump } from '../lib/pump.ts'
 import { openSource } from '../lib/source.ts'
@@ -185,9 +186,8 @@ t.test('no promise is left unsettled when a client that is behind goes away, or 
           finished = true
         }
       }
-      const encoder = { encode: (value: unknown) => value as string, done: () => '', failed: () => '' }
-      const pumped = pump(openSource(source(), undefined), connection, encoder)
-      connection.open(reply.raw, () => reply.raw.end())
+      const pumped = pump(openSource(source(), undefined), connection, new Feed(connection, undefined))
+      connection.handOver(reply.raw, () => reply.raw.end())
       pumping.resolve({ connection, pumped })
     })
     const client = connect(t, await listen(app)).get('/')

@@ -50,16 +50,16 @@ const Moment = Type.Transform(Type.String({ format: 'date-time' }))
 t.test('a mismatch is told with event type, path, what was expected and what came', async (t) => {
   const Deep = Type.Object({ list: Type.Array(Type.Object({ n: Type.Integer({ minimum: 1 }) })) })
   const cases: [Schema, unknown, string][] = [
-    [Price, { symbol: 'A', price: '1' }, 'data/price: expected number, got the string "1"'],
+    [Price, { symbol: 'A', price: '1' }, 'data/price: expected number, got a string of length 1'],
     [Price, { symbol: 'A' }, "data: expected a property 'price', got an object (Object)"],
     [Price, null, 'data: expected object, got null'],
     [Price, [], 'data: expected object, got an array of 0'],
     [Deep, { list: [{ n: 1 }, { n: 1.5 }] }, 'data/list/1/n: expected integer, got the number 1.5'],
     [Deep, { list: [{ n: 0 }] }, 'data/list/0/n: expected a value that must be >= 1, got the number 0'],
     [Type.Union([Type.String(), Type.Null()]), true, 'data: expected string or null, got the boolean true'],
-    [Type.Union([Type.Literal('a'), Type.Literal('c')]), 'b', 'data: expected "a" or "c", got the string "b"'],
-    [{ enum: ['a', null] }, 'b', 'data: expected "a" or null, got the string "b"'],
-    [Type.String({ format: 'date-time' }), 'now', "data: expected a string of the format 'date-time', got the string \"now\""],
+    [Type.Union([Type.Literal('a'), Type.Literal('c')]), 'b', 'data: expected "a" or "c", got a string of length 1'],
+    [{ enum: ['a', null] }, 'b', 'data: expected "a" or null, got a string of length 1'],
+    [Type.String({ format: 'date-time' }), 'now', "data: expected a string of the format 'date-time', got a string of length 3"],
     [Type.Object({}, { additionalProperties: false }), { x: 'secret' }, "data: expected no property 'x', got an object (Object)"]
   ]
   for (const [schema, data, message] of cases) refused(t, schema, data, `Invalid event: event 'e', ${message}`)
@@ -173,7 +173,7 @@ t.test('transforms are encoded, and what is encoded is checked', async (t) => {
   carries(t, Type.Union([Day, Type.Null()]), null)
   carries(t, Cents, 1.25, 125)
   refused(t, Cents, 1.255, /data: expected integer, got the number 125\.\d+$/)
-  refused(t, Moment, iso, /^Invalid event: event 'e', data: cannot encode the string ".*" \(date\.toISOString is not a function\)$/)
+  refused(t, Moment, iso, /^Invalid event: event 'e', data: cannot encode a string of length 24 \(date\.toISOString is not a function\)$/)
   refused(t, Type.Object({ at: Moment }), { at: new Date(NaN) }, /event 'e', data\/at: cannot encode an object \(Date\) \(Invalid time value\)/)
   refused(t, Type.Object({ at: Moment }), 5, /data: expected object, got the number 5/)
   refused(t, Type.Object({ pair: Type.Tuple([Moment]) }), { pair: null }, /event 'e', data(\/pair)?: /)
@@ -222,7 +222,7 @@ t.test('raw needs a schema of strings, and keeps it', async (t) => {
   for (const schema of [Price, Type.Number(), Type.Any(), Type.Union([Type.String(), Type.Null()]), { enum: ['x', 1] }]) {
     t.throws(() => raw(schema, 'x'), { code: 'FST_SSE_INVALID_EVENT', message: "Invalid event: event 'e' has 'raw', but its schema is not one of strings: give it data" })
   }
-  t.throws(() => raw(Type.String({ maxLength: 1 }), 'xy'), { message: /^Invalid event: event 'e', raw: expected .*, got the string "xy"$/ })
+  t.throws(() => raw(Type.String({ maxLength: 1 }), 'xy'), { message: /^Invalid event: event 'e', raw: expected .*, got a string of length 2$/ })
   t.equal(encodeEvent('text', compile({ message: Type.String() })), 'data: text\n\n', 'a bare string is raw')
 })
 

@@ -129,12 +129,12 @@ t.test('a reply is answered once', async (t) => {
   const { state, source } = idleSource('x')
   app.get('/twice', async (request, reply) => {
     reply.sse(['x'])
-    t.throws(() => reply.sse(source), { code, message: 'reply.sse: called twice for one request' })
+    t.throws(() => reply.sse(source), { code, message: 'reply.sse: it was called already for this request' })
     return reply
   })
   app.get('/after', (request, reply) => {
     reply.send('first')
-    t.throws(() => reply.sse(source), { code, message: 'reply.sse: this request was answered before' })
+    t.throws(() => reply.sse(source), { code, message: 'reply.sse: call it instead of reply.send, not after it' })
   })
   app.get('/hijacked', (request, reply) => {
     reply.hijack()
@@ -177,7 +177,7 @@ t.test('a handler that throws after reply.sse is answered with its error, and th
     await until(() => sources[url]!.state.finished)
     t.equal(sources[url]!.state.started, true)
   }
-  t.match(app.sse.stats(), { open: 0, opened: 3, closed: { ended: 3 } })
+  t.match(app.sse.stats(), { open: 0, opened: 3, closed: { superseded: 3 } })
 })
 
 t.test('an invalid event ends the stream, or is dropped, logged and counted', async (t) => {
@@ -269,7 +269,15 @@ t.test('stats counts; connections shows what is open', async (t) => {
   app.get('/idle', async (request, reply) => reply.sse(source))
   app.get('/done', async (request, reply) => reply.sse(['x', { comment: 'c' }]))
   const closed = {
-    'source-done': 0, 'client-gone': 0, 'source-threw': 0, 'invalid-event': 0, 'write-timeout': 0, 'max-duration': 0, shutdown: 0, ended: 0
+    'source-done': 0,
+    'client-gone': 0,
+    'source-threw': 0,
+    'invalid-event': 0,
+    'write-timeout': 0,
+    'max-duration': 0,
+    shutdown: 0,
+    ended: 0,
+    superseded: 0
   }
   const none = { open: 0, opened: 0, closed, refused: 0, events: 0, bytes: 0, dropped: 0 }
   t.same(app.sse.stats(), none)

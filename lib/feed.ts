@@ -1,0 +1,67 @@
+/**
+ * What a stream makes of its source: the text of each value, of its completion and of its failure, as the route's
+ * schemas and the options `finite`, `onInvalidEvent` and `onError` have it.
+ */
+import type { Connection, Failure } from './connection.ts'
+import { encodeEvent, encodeLastEvent } from './encoder.ts'
+import { finishedFrame } from './finite.ts'
+import type { Payloads } from './payload.ts'
+import { isThenable } from './source.ts'
+
+export class Feed {
+  readonly #connection: Connection
+  readonly #payloads: Payloads | undefined
+  /** What failed before the first event and before the response was handed over: an answer of its own is still possible. */
+  early: Failure | undefined
+
+  constructor (connection: Connection, payloads: Payloads | undefined) {
+    this.#connection = connection
+    this.#payloads = payloads
+  }
+
+  /**
+   * The text of one value; undefined to leave it out.
+   * @throws {InvalidEvent} where that is to end the stream
+   */
+  textOf (value: unknown): string | undefined {
+    const { options, request } = this.#connection
+    try {
+      return encodeEvent(value, this.#payloads)
+    } catch (err) {
+      if (options.onInvalidEvent === 'fail') throw err
+      this.#connection.countDropped()
+      request.log.warn({ err }, 'invalid event dropped')
+      return undefined
+    }
+  }
+
+  /** The text to send last when the source has completed. */
+  textOfCompletion (): string {
+    const { options, request } = this.#connection
+    return options.finite ? finishedFrame(request.headers['user-agent']) : ''
+  }
+
+  /** The text to send last after a failure; undefined where Fastify's error handler is to answer, and to log it. */
+  textOfFailure (error: unknown): string | undefined {
+    if (!this.#connection.handedOver && this.#connection.events === 0) {
+      this.early = { error }
+      return undefined
+    }
+    const { options, request } = this.#connection
+    try {
+      const last: unknown = options.onError?.(error, request)
+      if (last === undefined) return ''
+      if (isThenable(last)) throw refusedPromise(last)
+      return encodeLastEvent(last, this.#payloads)
+    } catch (err) {
+      request.log.error({ err }, 'onError has given no last event')
+      return ''
+    }
+  }
+}
+
+/** Nobody waits for it, and unhandled it would end the process if it rejected. */
+function refusedPromise (promise: PromiseLike<unknown>): TypeError {
+  promise.then(undefined, () => {})
+  return new TypeError('onError must return its event itself: a promise comes too late, as the stream ends now')
+}
