@@ -1,18 +1,23 @@
 /**
  * `schema.events` becomes functions: an event's data is validated, then serialised to the text that goes out. Compiled
- * once, when a route is registered, by the two compilers that Fastify itself uses (Ajv and fast-json-stringify), but
- * strictly: nothing is coerced, filled in or removed before it is checked. Knows no frames, IDs or sockets.
+ * once, when a route is registered, by Ajv, as all schemas of a Fastify app are, but strictly: nothing is coerced, filled
+ * in or removed before it is checked. Knows no frames, IDs or sockets.
  *
- * TypeBox schemas are JSON Schemas, so plain JSON Schemas (and shared ones, by `$ref`) are welcome too. Of TypeBox
- * itself only transforms need care: their encoded value is what is checked and sent.
+ * TypeBox schemas are JSON Schemas, so plain JSON Schemas (and shared ones, by `$ref`) are welcome too. Of TypeBox itself
+ * its transforms need care, as their encoded value is what is checked and sent, and its registry of formats.
  */
+import { FormatRegistry } from '@sinclair/typebox'
 import { HasTransform, TransformEncode, TransformEncodeError } from '@sinclair/typebox/value'
 import { Ajv, type ErrorObject, type ValidateFunction } from 'ajv'
 import formats from 'ajv-formats'
-import fastJsonStringify from 'fast-json-stringify'
 import { describeData } from './describe.ts'
 import { InvalidEvent } from './errors.ts'
-import { forSerializer, forTransforms, isStringSchema, mapValues, type Schema } from './schema.ts'
+import { createProjection, type Fits } from './projection.ts'
+import { References } from './references.ts'
+import { copySchema, isStringSchema, type Schema } from './schema.ts'
+
+/** Keywords that only say something to people and tools, which Ajv's strict mode would take for mistakes. */
+const ANNOTATIONS = ['discriminator', 'example', 'externalDocs', 'xml']
 
 /** The data of one event type. Both functions throw InvalidEvent. */
 export interface Payload {
@@ -27,29 +32,34 @@ export type Payloads = ReadonlyMap<string, Payload>
 
 /**
  * @param shared the schemas that `$ref` may name, by `$id`
- * @throws what Ajv or fast-json-stringify throw of a bad schema
+ * @throws what Ajv throws of a bad schema
  */
 export function compilePayloads (events: Record<string, Schema>, shared: Record<string, Schema>): Payloads {
-  const ajv = new Ajv({ strictTypes: false, strictTuples: false, allowUnionTypes: true, verbose: true })
-  // ajv-formats is CommonJS: TypeScript and Node see its default export at different depths.
-  ;(formats as unknown as (ajv: Ajv) => void)(ajv)
+  const ajv = createAjv()
   for (const schema of Object.values(shared)) ajv.addSchema(schema)
   const payloads = new Map<string, Payload>()
   for (const [type, schema] of Object.entries(events)) {
-    // A shared schema may stand here itself, and Ajv takes an $id once.
-    const id = schema.$id as string | undefined
-    const validate = id !== undefined && Object.hasOwn(shared, id) ? ajv.getSchema(id)! : ajv.compile(schema)
-    payloads.set(type === 'message' ? '' : type, compilePayload(type, schema, validate as ValidateFunction, shared))
+    payloads.set(type === 'message' ? '' : type, compilePayload(type, schema, ajv, shared))
   }
   return payloads
 }
 
-function compilePayload (
-  type: string, schema: Schema, validate: ValidateFunction, shared: Record<string, Schema>
-): Payload {
-  const others = Object.fromEntries(Object.entries(shared).filter(([id]) => id !== schema.$id))
-  const stringify = fastJsonStringify(forSerializer(schema), { schema: mapValues(others, forSerializer) as never })
-  const encode = createEncode(type, forTransforms(schema), Object.values(shared).map(forTransforms))
+function createAjv (): Ajv {
+  const ajv = new Ajv({ strictTypes: false, strictTuples: false, allowUnionTypes: true, verbose: true })
+  // ajv-formats is CommonJS: TypeScript and Node see its default export at different depths.
+  ;(formats as unknown as (ajv: Ajv) => void)(ajv)
+  for (const [name, check] of FormatRegistry.Entries()) ajv.addFormat(name, check)
+  return ajv.addVocabulary(ANNOTATIONS)
+}
+
+function compilePayload (type: string, schema: Schema, ajv: Ajv, shared: Record<string, Schema>): Payload {
+  const key = typeof schema.$id === 'string' ? schema.$id : `event_${encodeURIComponent(type)}`
+  // A shared schema may stand here itself, and Ajv takes an $id once.
+  if (ajv.schemas[key] === undefined) ajv.addSchema(schema, key)
+  const validate = ajv.getSchema(key) as ValidateFunction
+  const references = new References({ ...shared, [key]: schema })
+  const project = createProjection(references.root(key), references, (ref) => ajv.getSchema(ref) as ValidateFunction as Fits)
+  const encode = createEncode(type, schema, shared)
   const onlyStrings = isStringSchema(schema, shared)
   return {
     serialize (data) {
@@ -57,20 +67,15 @@ function compilePayload (
       const encoded = encode === undefined ? data : encode(data)
       const valid = guard(type, () => validate(encoded))
       if (!valid) throw mismatch(type, 'data', validate.errors!)
-      return guard(type, () => serialize(stringify, encoded))
+      const text = guard(type, () => JSON.stringify(project(encoded)) as string | undefined)
+      if (text === undefined) throw new InvalidEvent(`event '${type}': ${describeData(data)} has no JSON`)
+      return text
     },
     checkRaw (raw) {
       if (!onlyStrings) throw new InvalidEvent(`event '${type}' has 'raw', but its schema is not one of strings: give it data`)
       if (!validate(raw)) throw mismatch(type, 'raw', validate.errors!)
     }
   }
-}
-
-/** Where a schema takes anything, fast-json-stringify writes 'undefined' for what has no JSON, a function say. */
-function serialize (stringify: (data: unknown) => string, data: unknown): string {
-  const text = stringify(data) as string | undefined
-  if (text === undefined || text.includes('undefined')) JSON.parse(text ?? 'undefined')
-  return text!
 }
 
 /** Data is the application's: a getter or a toJSON may throw, and a cycle may have no end. */
@@ -83,13 +88,17 @@ function guard<T> (type: string, read: () => T): T {
 }
 
 /** TypeBox's transforms, such as a Date held as a string, towards the wire. */
-function createEncode (type: string, schema: Schema, shared: Schema[]): ((data: unknown) => unknown) | undefined {
-  // Its references are its shared schemas; a $ref within the schema itself is none of TypeBox's.
-  const references = shared as never[]
-  if (!hasTransform(schema, references)) return undefined
+function createEncode (
+  type: string, schema: Schema, shared: Record<string, Schema>
+): ((data: unknown) => unknown) | undefined {
+  // TypeBox knows no formats but those that it was told of; they are checked later.
+  const withoutFormat = (each: Schema) => { delete each.format }
+  const encoded = copySchema(schema, withoutFormat)
+  const references = Object.values(shared).map((each) => copySchema(each, withoutFormat)) as never[]
+  if (!hasTransform(encoded, references)) return undefined
   return function encode (data) {
     try {
-      return TransformEncode(schema as never, references, data)
+      return TransformEncode(encoded as never, references, data)
     } catch (error) {
       const { path = '', value, error: cause } = error as Partial<TransformEncodeError>
       throw new InvalidEvent(`event '${type}', data${path}: cannot encode ${describeData(value)} (${cause?.message ?? error})`)
