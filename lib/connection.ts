@@ -4,6 +4,7 @@
  */
 import type { FastifyRequest } from 'fastify'
 import { AsyncResource } from 'node:async_hooks'
+import { logDebug, logError } from './log.ts'
 import { draw, type ResolvedOptions } from './options.ts'
 import { closeAfter, destroyConnection, emitFinish, isGone, onceGone, type RawResponse } from './response.ts'
 import type { EndReason, SseStats } from './stats.ts'
@@ -96,7 +97,6 @@ export class Connection implements SseConnection {
     this.handedOver = true
     this.#endResponse = endResponse
     this.#writer.open(destination)
-    if (this.reason !== undefined) endResponse()
   }
 
   /** Takes text that is no event of the source's. */
@@ -137,8 +137,7 @@ export class Connection implements SseConnection {
     if (reason === 'client-gone' || reason === 'write-timeout') {
       this.#writer.destroy()
     } else {
-      this.#writer.writeLast(last)
-      if (this.handedOver) this.#endResponse()
+      this.#writer.writeLast(last, () => this.#endResponse())
     }
   }
 
@@ -172,7 +171,7 @@ export class Connection implements SseConnection {
 
   #onGone (): void {
     // Where another answer has taken its place, the client is not to blame.
-    this.end(!this.handedOver && this.#response.writableFinished ? 'superseded' : 'client-gone')
+    this.end(!this.handedOver && this.#response.writableEnded ? 'superseded' : 'client-gone')
     this.#writer.close()
     this.#shared.connections.delete(this)
     this.#log()
@@ -183,8 +182,8 @@ export class Connection implements SseConnection {
   #log (): void {
     const { reason, events, bytes } = this
     const facts = { sse: { reason, events, bytes, ms: Date.now() - this.openedAt.getTime() } }
-    if (this.#failure === undefined) this.request.log.debug(facts, 'event stream ended')
-    else this.request.log.error({ ...facts, err: this.#failure.error }, 'event stream failed')
+    if (this.#failure === undefined) logDebug(this.request.log, facts, 'event stream ended')
+    else logError(this.request.log, 'error', this.#failure.error, 'event stream failed', facts)
   }
 }
 

@@ -5,6 +5,7 @@
 import type { Connection, Failure } from './connection.ts'
 import { encodeEvent, encodeLastEvent } from './encoder.ts'
 import { finishedFrame } from './finite.ts'
+import { logError } from './log.ts'
 import type { Payloads } from './payload.ts'
 import { isThenable } from './source.ts'
 
@@ -30,7 +31,7 @@ export class Feed {
     } catch (err) {
       if (options.onInvalidEvent === 'fail') throw err
       this.#connection.countDropped()
-      request.log.warn({ err }, 'invalid event dropped')
+      logError(request.log, 'warn', err, 'invalid event dropped')
       return undefined
     }
   }
@@ -54,7 +55,7 @@ export class Feed {
       if (isThenable(last)) throw refusedPromise(last)
       return encodeLastEvent(last, this.#payloads)
     } catch (err) {
-      request.log.error({ err }, 'onError has given no last event')
+      logError(request.log, 'error', err, 'onError has given no last event')
       return ''
     }
   }

@@ -21,6 +21,8 @@ export async function pump (source: Source, connection: Connection, feed: Feed):
     let value: unknown
     try {
       const next = source.next()
+      // A synchronous source that has ended its own stream meanwhile could not be stopped while it ran.
+      if (connection.reason !== undefined && !isThenable(next)) source.stop(next.done === true)
       const step = isThenable(next) ? await next : next
       if (connection.reason !== undefined) return
       if (typeof step !== 'object' || step === null) throw new TypeError(`next() gave ${step}, which is no iterator result`)

@@ -1,30 +1,53 @@
 /** What Node's responses leave to be known of their end, over HTTP/1 and HTTP/2. Knows nothing of event streams. */
+import type { EventEmitter } from 'node:events'
 import type { ServerResponse } from 'node:http'
 import type { Http2ServerResponse } from 'node:http2'
 import type { Socket } from 'node:net'
 
 export type RawResponse = ServerResponse | Http2ServerResponse
 
-/** A pipelined HTTP/1 response that waits behind another: it has no socket yet, and keeps what it is given. */
-export function isQueued (response: RawResponse): boolean {
+/** Whether this is a pipelined HTTP/1 response that waits behind another: it has no socket yet. */
+function isQueued (response: RawResponse): boolean {
   return response.socket === null && !response.writableFinished
+}
+
+/** Calls back when it is this response's turn on its socket, which it mostly is at once. */
+export function onceServed (response: RawResponse, callback: () => void): void {
+  if (isHttp2(response) || !isQueued(response)) callback()
+  else response.once('socket', callback)
 }
 
 /** Whether nobody is there any more to answer. */
 export function isGone (response: RawResponse): boolean {
-  if (isHttp2(response)) return response.stream === undefined || response.stream.destroyed
+  if (isHttp2(response)) return response.stream === undefined || response.stream.destroyed || response.stream.aborted
   return response.destroyed || response.req.socket.destroyed
 }
 
 /**
  * Calls back once, when the response is gone: its last byte sent, or its connection closed. It is the response that is
- * asked, as a request is 'closed' once its body was read; but a queued response is never told, so its socket is too.
+ * asked, as a request is 'closed' once its body was read; but a queued response is never told, so its socket is too. An
+ * HTTP/2 stream that its client resets without an error is 'aborted', and closed only when all was read.
  */
 export function onceGone (response: RawResponse, callback: () => void): void {
-  if (isHttp2(response) || !isQueued(response)) {
+  if (isHttp2(response)) {
+    onceOf([response, response.stream], ['close', 'aborted'], callback)
+  } else if (isQueued(response)) {
+    onceSocketGone(response, callback)
+  } else {
     response.once('close', callback)
-    return
   }
+}
+
+/** Calls back once, at the first of these events. */
+function onceOf (emitters: EventEmitter[], events: string[], callback: () => void): void {
+  function called () {
+    for (const emitter of emitters) for (const event of events) emitter.removeListener(event, called)
+    callback()
+  }
+  for (const emitter of emitters) for (const event of events) emitter.once(event, called)
+}
+
+function onceSocketGone (response: ServerResponse, callback: () => void): void {
   const { socket } = response.req
   function gone () {
     forget(socket, gone)
@@ -88,7 +111,7 @@ export function closeAfter (response: RawResponse): void {
 /** Breaks off the client's connection, with all that is on it. */
 export function destroyConnection (response: RawResponse): void {
   if (isHttp2(response)) response.stream?.session?.destroy()
-  else response.req.socket.destroy()
+  else (response.req.socket as Partial<Socket>).destroy?.()
 }
 
 function isHttp2 (response: RawResponse): response is Http2ServerResponse {

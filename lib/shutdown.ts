@@ -18,9 +18,13 @@ export async function endAll (connections: ReadonlySet<Connection>, ms: number):
     const delay = Math.floor(ms * index / open.length)
     return setTimeout(() => connection.shutDown(retryFrame(ms - delay + draw(connection.options.retry ?? RETURN))), delay)
   })
-  timers.push(setTimeout(() => {
-    for (const connection of all) connection.breakOff()
-  }, ms + GRACE))
-  await Promise.all(all.map((connection) => new Promise<void>((resolve) => connection.onceGone(resolve))))
+  const deadline = new Promise<void>((resolve) => {
+    timers.push(setTimeout(() => {
+      for (const connection of all) connection.breakOff()
+      resolve()
+    }, ms + GRACE))
+  })
+  const gone = all.map((connection) => new Promise<void>((resolve) => connection.onceGone(resolve)))
+  await Promise.race([Promise.all(gone), deadline])
   for (const timer of timers) clearTimeout(timer)
 }

@@ -7,8 +7,10 @@ import { Body } from './body.ts'
 import type { Connection } from './connection.ts'
 import type { Feed } from './feed.ts'
 import { retryFrame } from './frame.ts'
+import { asError } from './log.ts'
 import { draw } from './options.ts'
 import { pump } from './pump.ts'
+import { onceServed } from './response.ts'
 import type { Source } from './source.ts'
 
 /** On every reply: the stream that answers it, if any. */
@@ -31,30 +33,37 @@ export function setDefaultHeaders (reply: FastifyReply): void {
   }
 }
 
+export function startStream (reply: StreamReply, connection: Connection, source: Source, feed: Feed): void {
+  const { retry } = connection.options
+  if (retry !== undefined) connection.write(retryFrame(draw(retry)))
+  connection.onEnd(() => source.stop(false))
+  reply[kStream] = connection
+  const send = reply.send
+  coverSend(reply, connection)
+  // A client can queue any number of requests on its socket. Each waits for its turn before anything is done for it.
+  onceServed(reply.raw, () => {
+    pump(source, connection, feed)
+    setImmediate(() => sendStream(reply, connection, feed, send))
+  })
+}
+
 /**
- * The head goes out when this turn of the event loop is over: at once for a client, yet late enough that a source which
- * fails before its first event, synchronously or by a rejection in the same turn, is answered by Fastify's error
+ * The head goes out when the first turn of the event loop is over: at once for a client, yet late enough that a source
+ * which fails before its first event, synchronously or by a rejection in the same turn, is answered by Fastify's error
  * handler, with a status of its own.
  */
-export function startStream (reply: StreamReply, connection: Connection, source: Source, feed: Feed): void {
-  const send = reply.send
-  reply[kStream] = connection
-  if (connection.options.retry !== undefined) connection.write(retryFrame(draw(connection.options.retry)))
-  pump(source, connection, feed)
-  coverSend(reply, connection)
-  setImmediate(() => {
-    if (reply[kStream] !== connection || connection.reason === 'client-gone') return
-    if (feed.early !== undefined) {
-      giveWay(reply)
-      reply.send(asError(feed.early.error))
-      return
-    }
-    setDefaultHeaders(reply)
-    send.call(reply, new Body(reply, connection, () => {
-      uncoverSend(reply)
-      return feed.early === undefined ? undefined : asError(feed.early.error)
-    }))
-  })
+function sendStream (reply: StreamReply, connection: Connection, feed: Feed, send: FastifyReply['send']): void {
+  if (reply[kStream] !== connection || connection.reason === 'client-gone') return
+  if (feed.early !== undefined) {
+    giveWay(reply)
+    reply.send(asError(feed.early.error))
+    return
+  }
+  setDefaultHeaders(reply)
+  send.call(reply, new Body(reply, connection, () => {
+    uncoverSend(reply)
+    return feed.early === undefined ? undefined : asError(feed.early.error)
+  }))
 }
 
 /**
@@ -83,9 +92,4 @@ function uncoverSend (reply: StreamReply): void {
 function giveWay (reply: StreamReply): void {
   uncoverSend(reply)
   reply[kStream] = null
-}
-
-/** Fastify would send anything else that was thrown as if it were a payload. */
-function asError (error: unknown): Error {
-  return error instanceof Error ? error : new Error('The source of an event stream failed', { cause: error })
 }

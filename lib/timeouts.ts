@@ -11,8 +11,11 @@ export interface Waiting {
   later: Waiting | undefined
   /** When the wait began, in ms of performance.now(). */
   since: number
-  /** The wait in this line is over. Whoever wants to wait again says so. */
-  onDue (line: Line): void
+  /**
+   * The wait in this line is over. Whoever wants to wait again says so.
+   * @param late by how many ms: much, if the event loop was blocked, and nobody could be served
+   */
+  onDue (line: Line, late: number): void
 }
 
 export class Line {
@@ -58,7 +61,7 @@ export class Line {
     while (this.#first !== undefined && this.#first.since + this.#ms <= now) {
       const waiting = this.#first
       this.leave(waiting)
-      waiting.onDue(this)
+      waiting.onDue(this, now - waiting.since - this.#ms)
     }
     this.#timer = undefined
     if (this.#first !== undefined) this.#set(Math.max(1, Math.ceil(this.#first.since + this.#ms - now)))

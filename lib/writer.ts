@@ -13,12 +13,18 @@
 import type { ServerResponse } from 'node:http'
 import { KEEP_ALIVE } from './frame.ts'
 import type { ResolvedOptions } from './options.ts'
-import { isQueued, type RawResponse } from './response.ts'
+import type { RawResponse } from './response.ts'
 import type { SseStats } from './stats.ts'
 import type { Line, Lines, Waiting } from './timeouts.ts'
 
 /** Characters that gather at the most before they are written: what a Node stream holds before it asks for a pause. */
 const GATHER = 16_384
+
+/** Bytes that are written at once at the most, so that a slow client which reads on is seen to read. */
+const SLICE = 65_536
+
+/** Milliseconds by which a timer is late if the event loop was blocked. */
+const BLOCKED = 100
 
 /** Where the bytes go: the response itself, or a stream that an onSend hook has put before it. */
 export type Destination = Pick<ServerResponse, 'write' | 'end' | 'destroy' | 'once' | 'writableLength'>
@@ -43,7 +49,10 @@ export class Writer implements Waiting {
   #flushing = false
   /** The first look was taken: the next one decides. */
   #looked = false
-  #finished = false
+  /** What of a large write is still to be sent. */
+  #rest: Buffer | undefined
+  /** Set with the last text. */
+  #done: (() => void) | undefined
   #closed = false
   #waiter: () => void = noop
 
@@ -63,7 +72,7 @@ export class Writer implements Waiting {
     if (this.#closed) return
     this.#destination = destination
     // The head does not wait for the first event: an idle source must not delay the client's `open`.
-    if (this.#gathered === '' && destination === this.#response && !this.#finished) this.#response.flushHeaders()
+    if (this.#gathered === '' && destination === this.#response && this.#done === undefined) this.#response.flushHeaders()
     this.#flush()
   }
 
@@ -87,18 +96,22 @@ export class Writer implements Waiting {
     return new Promise((resolve) => { this.#waiter = resolve })
   }
 
-  /** The last text. What is unsent is sent, once there is a destination, whether or not the client keeps up. */
-  writeLast (last: string): void {
-    this.#finished = true
+  /**
+   * The last text.
+   * @param done called when all was written, now or later
+   */
+  writeLast (last: string, done: () => void): void {
     this.#gathered += last
+    this.#done = done
     this.#wake()
-    if (this.#destination !== undefined) this.#flush()
+    this.#flush()
   }
 
   /** Nothing more can be sent, and nothing is waited for, for good. */
   close (): void {
     this.#closed = true
     this.#gathered = ''
+    this.#rest = undefined
     this.line?.leave(this)
     this.#wake()
   }
@@ -110,15 +123,12 @@ export class Writer implements Waiting {
     this.#response.destroy()
   }
 
-  onDue (line: Line): void {
+  onDue (line: Line, late: number): void {
     const { keepAlive, writeTimeout } = this.#options
-    if (isQueued(this.#response)) {
-      // A response that waits behind another one cannot be read yet: that is no delay of its client's.
-      line.wait(this)
-    } else if (this.#finished) {
-      this.#onStalled()
-    } else if (!this.#isTaken()) {
-      this.#onUnread(line)
+    if (this.#done !== undefined || !this.#isTaken()) {
+      // While the event loop was blocked nobody could be served: that is no delay of the client's.
+      if (late > BLOCKED) line.wait(this)
+      else this.#onUnread(line)
     } else if (keepAlive === false) {
       line.wait(this)
     } else if (writeTimeout !== false && writeTimeout < keepAlive && !this.#looked) {
@@ -131,7 +141,7 @@ export class Writer implements Waiting {
   #onUnread (line: Line): void {
     const { keepAlive, writeTimeout } = this.#options
     if (writeTimeout === false) line.wait(this)
-    else if (this.#looked || line === this.#lines.of(writeTimeout)) this.#onStalled()
+    else if (this.#done !== undefined || this.#looked || line === this.#lines.of(writeTimeout)) this.#onStalled()
     else this.#lookAgain(writeTimeout - (keepAlive || 0))
   }
 
@@ -142,25 +152,51 @@ export class Writer implements Waiting {
 
   #flush (): void {
     this.#flushing = false
-    if (this.#closed || this.#destination === undefined || (this.behind && !this.#finished)) return
+    if (this.#closed || this.#destination === undefined || this.behind) return
     const taken = this.#isTaken()
-    if (this.#send()) this.#wake()
-    else if (!this.behind) this.#onBehind(this.#destination)
-    if (taken || this.#finished || this.line === undefined) this.#wait()
+    if (this.#send(this.#destination)) this.#onSent()
+    else this.#onBehind(this.#destination)
+    if (taken || this.#done !== undefined || this.line === undefined) this.#wait()
   }
 
-  /** Sends what has gathered in one write; false if the socket asks for a pause. */
-  #send (): boolean {
-    if (this.#gathered === '') return !this.behind
-    const chunk = Buffer.from(this.#gathered)
-    this.#gathered = ''
-    this.bytes += chunk.length
-    this.#stats.bytes += chunk.length
-    return this.#destination!.write(chunk)
+  /**
+   * Sends what has gathered, in one write, or in slices where it is large: each that the client takes is progress.
+   * @returns false if the socket asks for a pause
+   */
+  #send (destination: Destination): boolean {
+    let rest = this.#rest
+    if (this.#gathered !== '') {
+      const gathered = Buffer.from(this.#gathered)
+      rest = rest === undefined ? gathered : Buffer.concat([rest, gathered])
+      this.#gathered = ''
+    }
+    let goOn = true
+    while (goOn && rest !== undefined) {
+      const slice = rest.subarray(0, SLICE)
+      rest = rest.length > SLICE ? rest.subarray(SLICE) : undefined
+      this.bytes += slice.length
+      this.#stats.bytes += slice.length
+      goOn = destination.write(slice)
+    }
+    this.#rest = rest
+    return goOn
+  }
+
+  #onSent (): void {
+    this.#wake()
+    this.#onAllWritten()
+  }
+
+  #onAllWritten (): void {
+    const done = this.#done
+    if (done === undefined) return
+    this.#done = noop
+    done()
   }
 
   #onBehind (destination: Destination): void {
     this.behind = true
+    if (this.#rest === undefined) this.#onAllWritten()
     destination.once('drain', () => {
       this.behind = false
       this.#flush()
@@ -171,7 +207,7 @@ export class Writer implements Waiting {
     const { keepAlive, writeTimeout } = this.#options
     this.#looked = false
     const longest = writeTimeout || Infinity
-    const ms = this.behind || this.#finished ? longest : Math.min(keepAlive || Infinity, longest)
+    const ms = this.behind || this.#done !== undefined ? longest : Math.min(keepAlive || Infinity, longest)
     if (ms === Infinity) this.line?.leave(this)
     else this.#lines.of(ms).wait(this)
   }

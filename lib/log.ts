@@ -1,0 +1,30 @@
+/** Logging what an application has thrown, which can be anything: frozen, a Proxy, an object whose getters throw. */
+import type { FastifyBaseLogger } from 'fastify'
+
+/** One line at a level; where the error itself cannot be logged, one without it. Never throws. */
+export function logError (log: FastifyBaseLogger, level: 'error' | 'warn', error: unknown, message: string, facts = {}): void {
+  try {
+    log[level]({ ...facts, err: error }, message)
+  } catch {
+    quietly(() => log[level](facts, `${message} (what was thrown cannot be logged)`))
+  }
+}
+
+export function logDebug (log: FastifyBaseLogger, facts: object, message: string): void {
+  quietly(() => log.debug(facts, message))
+}
+
+/** A logger that throws must not take a stream, or the server, with it. */
+function quietly (write: () => void): void {
+  try {
+    write()
+  } catch {}
+}
+
+/** Fastify would send anything else that was thrown as if it were a payload. */
+export function asError (error: unknown): Error {
+  try {
+    if (error instanceof Error) return error
+  } catch {}
+  return new Error('The source of an event stream failed', { cause: error })
+}

@@ -1,0 +1,148 @@
+/** What clients and applications can do at their worst: the server lives, and counters come back to zero. */
+import http2 from 'node:http2'
+import net from 'node:net'
+import t from 'tap'
+import type { FastifyServerOptions } from 'fastify'
+import { connect, createApp, deferred, listen, ownClock, turns, until } from './helpers.ts'
+
+t.test('HTTP/2: a client that resets its stream without an error is gone', async (t) => {
+  const app = await createApp(t, { writeTimeout: false }, { http2: true } as FastifyServerOptions)
+  let finished = 0
+  app.get('/', async (request, reply) => reply.sse(async function * ({ signal }) {
+    try {
+      yield { data: 'x'.repeat(100_000) }
+      await new Promise<void>((resolve) => signal.addEventListener('abort', () => resolve()))
+    } finally {
+      finished++
+    }
+  }))
+  const session = http2.connect(`http://127.0.0.1:${await listen(app)}`)
+  t.after(() => session.destroy())
+  for (let stream = 0; stream < 50; stream++) {
+    const request = session.request({ ':path': '/' })
+    request.on('error', () => {})
+    request.close(http2.constants.NGHTTP2_NO_ERROR)
+  }
+  await until(() => app.sse.stats().closed['client-gone'] === app.sse.stats().opened && app.sse.stats().opened > 0)
+  t.equal(app.sse.stats().open, 0)
+  t.ok(finished <= app.sse.stats().opened)
+})
+
+t.test('whatever a source throws after the head, it is logged or said to be beyond logging, and the server lives', async (t) => {
+  const lines: { level: number, msg: string }[] = []
+  const stream = { write: (line: string) => { lines.push(JSON.parse(line)) } }
+  const app = await createApp(t, {}, { logger: { level: 'warn', stream } })
+  const thrown = [
+    Object.freeze(new Error('frozen')),
+    Object.defineProperty(new Error('x'), 'stack', { get () { throw new Error('no stack') } }),
+    new Proxy({}, { get () { throw new Error('no get') }, getPrototypeOf () { throw new Error('no prototype') } }),
+    undefined, null, 'text', Symbol('symbol')
+  ]
+  app.get('/late/:n', async (request, reply) => reply.sse(async function * () {
+    yield { data: 1 }
+    await turns()
+    throw thrown[Number((request.params as { n: string }).n)]
+  }))
+  app.get('/early/:n', async (request, reply) => reply.sse(function * () {
+    throw thrown[Number((request.params as { n: string }).n)]
+  }))
+  const port = await listen(app)
+  for (const n of thrown.keys()) {
+    const late = connect(t, port).get(`/late/${n}`)
+    await late.until('0\r\n\r\n')
+    t.equal(late.body, 'data: 1\n\n')
+    const early = connect(t, port).get(`/early/${n}`)
+    await early.until('\r\n\r\n')
+    t.match(early.head, /^HTTP\/1.1 500 /)
+  }
+  await until(() => app.sse.stats().closed['source-threw'] === 2 * thrown.length)
+  t.equal(lines.filter(({ msg }) => msg.startsWith('event stream failed')).length, thrown.length, 'once each')
+})
+
+t.test('a client that reads slowly but steadily is not cut off in the middle of a large event', async (t) => {
+  const app = await createApp(t, { writeTimeout: 300 })
+  const size = 30_000_000
+  app.get('/', async (request, reply) => reply.sse([{ raw: 'x'.repeat(size) }]))
+  const client = net.connect(await listen(app), '127.0.0.1', () => client.write('GET / HTTP/1.1\r\nHost: test\r\n\r\n'))
+  t.after(() => client.destroy())
+  let received = 0
+  let ended = false
+  client.on('close', () => { ended = true })
+  // Some 20 MB a second: more than a second for all, with progress all the time.
+  const reading = setInterval(() => { received += client.read()?.length ?? 0 }, 5)
+  t.after(() => clearInterval(reading))
+  client.on('readable', () => {})
+  await until(() => received > size || ended)
+  t.equal(ended, false)
+  t.match(app.sse.stats(), { closed: { 'source-done': 1, 'write-timeout': 0 } })
+})
+
+t.test('time during which the event loop was blocked is not counted as the delay of a client', async (t) => {
+  const app = await createApp(t, { writeTimeout: 200, keepAlive: false })
+  const blocked = deferred()
+  app.get('/', async (request, reply) => reply.sse(async function * () {
+    yield { raw: 'x'.repeat(20_000_000) }
+  }))
+  app.get('/block', async () => {
+    const end = performance.now() + 600
+    while (performance.now() < end);
+    blocked.resolve()
+    return 'done'
+  })
+  const port = await listen(app)
+  const client = connect(t, port).get('/')
+  await client.until('data: x')
+  connect(t, port).get('/block')
+  await blocked.promise
+  await client.until('0\r\n\r\n')
+  t.match(app.sse.stats(), { open: 0, closed: { 'source-done': 1 } })
+})
+
+t.test('a synchronous source that ends its own stream while it runs is ended too', async (t) => {
+  const app = await createApp(t)
+  let finished = false
+  app.get('/', async (request, reply) => reply.sse(function * () {
+    try {
+      yield { data: 1 }
+      for (const connection of app.sse.connections) connection.end()
+      yield { data: 2 }
+    } finally {
+      finished = true
+    }
+  }))
+  t.equal((await app.inject('/')).payload, 'data: 1\n\n')
+  t.equal(finished, true)
+})
+
+t.test('a thousand requests queued on one socket pull nothing before their turn, and end with it', async (t) => {
+  const app = await createApp(t)
+  let pulled = 0
+  app.get('/', async (request, reply) => reply.sse(async function * ({ signal }) {
+    pulled++
+    yield { data: 1 }
+    await new Promise<void>((resolve) => signal.addEventListener('abort', () => resolve()))
+  }))
+  const client = connect(t, await listen(app)).send('GET / HTTP/1.1\r\nHost: test\r\n\r\n'.repeat(1_000))
+  await until(() => app.sse.stats().opened === 1_000)
+  await turns()
+  t.equal(pulled, 1)
+  client.destroy()
+  await until(() => app.sse.stats().open === 0)
+  t.match(app.sse.stats(), { closed: { 'client-gone': 1_000 } })
+  t.equal(pulled, 1)
+})
+
+t.test('a stream that waits behind an unanswered request does not hold a closing server up', async (t) => {
+  const app = await createApp(t, {}, { forceCloseConnections: true })
+  app.get('/never', () => new Promise(() => {}))
+  app.get('/', async (request, reply) => reply.sse([{ data: 1 }]))
+  const client = connect(t, await listen(app)).get('/never').get('/')
+  await until(() => app.sse.stats().opened === 1)
+  const clock = ownClock(t)
+  const closing = app.close()
+  await turns()
+  await clock.tickAsync(1_000)
+  await closing
+  await client.untilClosed()
+  t.equal(app.sse.stats().open, 0)
+})
