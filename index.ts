@@ -11,7 +11,6 @@ import { kStream } from './lib/start.ts'
 import { createStats } from './lib/stats.ts'
 import { Lines } from './lib/timeouts.ts'
 import type { Sse } from './types/index.ts'
-import './types/index.ts'
 
 const plugin: FastifyPluginAsync<SseOptions> = async function sse (app, options) {
   checkPluginOptions(options)

@@ -171,6 +171,13 @@ describe('what data a schema describes', () => {
     const Deep = Type.Object({
       list: Type.Array(At), pair: Type.Tuple([At, Type.Number()]), either: Type.Union([At, Type.Null()]), not: Type.Optional(At)
     })
+    const Both = Type.Intersect([Type.Object({ at: At }), Type.Object({ n: Type.Number() })])
+    const schema = { events: { both: Both, days: Type.Record(Type.String(), At) } }
+    expect<EventOf<typeof schema>>().type.toBeAssignableFrom({ event: 'both' as const, data: { at: new Date(), n: 1 } })
+    expect<EventOf<typeof schema>>().type.not.toBeAssignableFrom({ event: 'both' as const, data: { at: new Date() } })
+    expect<EventOf<typeof schema>>().type.not.toBeAssignableFrom({ event: 'both' as const, data: { at: 'now', n: 1 } })
+    expect<EventOf<typeof schema>>().type.toBeAssignableFrom({ event: 'days' as const, data: { today: new Date() } })
+    expect<EventOf<typeof schema>>().type.not.toBeAssignableFrom({ event: 'days' as const, data: { today: 'now' } })
     expect<EventOf<{ events: { message: typeof Deep } }>>().type.toBeAssignableFrom(
       { data: { list: [new Date()], pair: [new Date(), 1] as [Date, number], either: null } })
     expect<EventOf<{ events: { message: typeof Deep } }>>().type.not.toBeAssignableFrom(

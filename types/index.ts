@@ -23,16 +23,22 @@ type DataOf<Schema, Provider extends FastifyTypeProvider> =
 /** The static type with the types that transforms decode to: a Date where the wire has a string. */
 type Decoded<Schema> =
   [TransformOf<Schema>] extends [never]
-    ? Schema extends { static: infer Data }
-      ? Schema extends { properties: infer Properties }
-        ? { [Key in keyof Data]: Key extends keyof Properties ? Decoded<Properties[Key]> : Data[Key] }
-        : Schema extends { anyOf: infer Members extends readonly unknown[] }
-          ? Decoded<Members[number]>
-          : Schema extends { items: infer Items extends object }
-            ? Items extends readonly unknown[] ? { [Index in keyof Items]: Decoded<Items[Index]> } : Decoded<Items>[]
-            : Data
-      : unknown
+    ? Schema extends { static: infer Data } ? DecodedParts<Schema, Data> : unknown
     : ReturnType<TransformOf<Schema>['Decode']>
+
+/** The same of a schema that is no transform itself, but may have some in it. */
+type DecodedParts<Schema, Data> =
+  Schema extends { allOf: infer Members extends readonly unknown[] } ? DecodedAll<Members>
+    : Schema extends { anyOf: infer Members extends readonly unknown[] } ? Decoded<Members[number]>
+      : Schema extends { properties: infer Properties }
+        ? { [Key in keyof Data]: Key extends keyof Properties ? Decoded<Properties[Key]> : Data[Key] }
+        : Schema extends { patternProperties: Record<string, infer Value> } ? { [Key in keyof Data]: Decoded<Value> }
+          : Schema extends { items: infer Items extends readonly unknown[] } ? { [Index in keyof Items]: Decoded<Items[Index]> }
+            : Schema extends { items: infer Items extends object } ? Decoded<Items>[]
+              : Data
+
+type DecodedAll<Members extends readonly unknown[]> =
+  Members extends readonly [infer First, ...infer Rest] ? Decoded<First> & DecodedAll<Rest> : unknown
 
 /** TypeBox keeps a transform under a symbol that this file must not name. */
 type TransformOf<Schema> = Extract<Schema[keyof Schema & symbol], { Decode: (value: any) => unknown }>
