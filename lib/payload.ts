@@ -12,7 +12,7 @@ import { Ajv, type ErrorObject, type ValidateFunction } from 'ajv'
 import formats from 'ajv-formats'
 import { describeData } from './describe.ts'
 import { InvalidEvent } from './errors.ts'
-import { createProjection, type Fits } from './projection.ts'
+import { createProjection } from './projection.ts'
 import { References } from './references.ts'
 import { copySchema, isStringSchema, type Schema } from './schema.ts'
 
@@ -56,9 +56,9 @@ function compilePayload (type: string, schema: Schema, ajv: Ajv, shared: Record<
   const key = typeof schema.$id === 'string' ? schema.$id : `event_${encodeURIComponent(type)}`
   // A shared schema may stand here itself, and Ajv takes an $id once.
   if (ajv.schemas[key] === undefined) ajv.addSchema(schema, key)
-  const validate = ajv.getSchema(key) as ValidateFunction
+  const validate = validatorAt(ajv, key)
   const references = new References({ ...shared, [key]: schema })
-  const project = createProjection(references.root(key), references, (ref) => ajv.getSchema(ref) as ValidateFunction as Fits)
+  const project = createProjection(references.root(key), references, (ref) => validatorAt(ajv, ref))
   const encode = createEncode(type, schema, shared)
   const onlyStrings = isStringSchema(schema, shared)
   return {
@@ -76,6 +76,12 @@ function compilePayload (type: string, schema: Schema, ajv: Ajv, shared: Record<
       if (!validate(raw)) throw mismatch(type, 'raw', validate.errors!)
     }
   }
+}
+
+function validatorAt (ajv: Ajv, ref: string): ValidateFunction {
+  const validate = ajv.getSchema(ref)
+  if (validate === undefined) throw new Error(`cannot find the schema ${ref}`)
+  return validate as ValidateFunction
 }
 
 /** Data is the application's: a getter or a toJSON may throw, and a cycle may have no end. */

@@ -5,7 +5,6 @@
  * fast-json-stringify, with which Fastify does the like for responses, takes the first member of a union that fits and
  * leaves out what only another one declares; it writes constants, and strings of a format, without escaping them.
  */
-import { InvalidSchema } from './errors.ts'
 import type { Place, References } from './references.ts'
 import { isSchema, type Schema } from './schema.ts'
 
@@ -24,7 +23,7 @@ class Declaration {
   otherElements: Declaration | undefined
   /** What holds as well: `$ref`, `allOf`. */
   readonly also: Declaration[] = []
-  /** What holds if the value fits: `anyOf`, `oneOf`, `if`, `dependentSchemas`. */
+  /** What holds if the value fits: `anyOf`, `oneOf`, `if`, `dependencies`. */
   readonly perhaps: [Fits, Declaration][] = []
 
   /** Whether it is all that can hold of a value, and names all that it declares, as most schemas do. */
@@ -77,26 +76,25 @@ class Reader {
     for (const pattern of Object.keys(schema.patternProperties ?? {})) {
       declaration.patterns.push([new RegExp(pattern, 'u'), this.#below(place, 'patternProperties', pattern)])
     }
-    for (const keyword of ['additionalProperties', 'unevaluatedProperties']) {
-      if (schema[keyword] !== undefined && schema[keyword] !== false) declaration.additional = this.#below(place, keyword)
+    const { additionalProperties } = schema
+    if (additionalProperties !== undefined && additionalProperties !== false) {
+      declaration.additional = this.#below(place, 'additionalProperties')
     }
-    declaration.ofProperties = ['properties', 'patternProperties', 'additionalProperties', 'unevaluatedProperties']
+    declaration.ofProperties = ['properties', 'patternProperties', 'additionalProperties']
       .some((keyword) => schema[keyword] !== undefined)
   }
 
   #readArray (schema: Schema, place: Place, declaration: Declaration): void {
-    for (const keyword of ['items', 'prefixItems']) {
-      const items = schema[keyword]
-      if (Array.isArray(items)) declaration.elements.push(...items.map((_, index) => this.#below(place, keyword, index)))
-      else if (items !== undefined) declaration.otherElements = this.#below(place, keyword)
-    }
+    const { items } = schema
+    if (Array.isArray(items)) declaration.elements.push(...items.map((_, index) => this.#below(place, 'items', index)))
+    else if (items !== undefined) declaration.otherElements = this.#below(place, 'items')
     if (isSchema(schema.additionalItems)) declaration.otherElements = this.#below(place, 'additionalItems')
   }
 
   #readOthers (schema: Schema, place: Place, { also, perhaps }: Declaration): void {
     if (typeof schema.$ref === 'string') {
       const target = this.#references.resolve(schema.$ref, place)
-      if (target === undefined) throw new InvalidSchema('an event', `cannot find $ref '${schema.$ref}' by an $id or a pointer`)
+      if (target === undefined) throw new Error(`$ref '${schema.$ref}' is neither an $id nor a JSON Pointer that is known here`)
       also.push(this.read(target))
     }
     for (const [index] of asArray(schema.allOf).entries()) also.push(this.#below(place, 'allOf', index))
@@ -111,8 +109,8 @@ class Reader {
       perhaps.push([fits, this.#below(place, 'if')], [fits, this.#below(place, 'then')])
       perhaps.push([(value) => !fits(value), this.#below(place, 'else')])
     }
-    for (const name of Object.keys(schema.dependentSchemas ?? {})) {
-      perhaps.push([(value) => Object.hasOwn(value as object, name), this.#below(place, 'dependentSchemas', name)])
+    for (const name of Object.keys(schema.dependencies ?? {})) {
+      perhaps.push([(value) => Object.hasOwn(value as object, name), this.#below(place, 'dependencies', name)])
     }
   }
 }

@@ -1,16 +1,16 @@
-/** JSON Schemas, walked. */
+/** JSON Schemas of draft 7, which is what Ajv and Fastify take by default, walked. */
 
 export type Schema = Record<string | symbol, unknown>
 
 /** Keywords that hold a schema, or a list of schemas. */
 const OF_SCHEMAS = new Set<string | symbol>([
   'additionalItems', 'additionalProperties', 'allOf', 'anyOf', 'contains', 'else', 'if', 'items', 'not', 'oneOf',
-  'prefixItems', 'propertyNames', 'then', 'unevaluatedItems', 'unevaluatedProperties'
+  'propertyNames', 'then'
 ])
 
 /** Keywords that hold schemas by name. */
 const OF_NAMED_SCHEMAS = new Set<string | symbol>([
-  '$defs', 'definitions', 'dependencies', 'dependentSchemas', 'patternProperties', 'properties'
+  '$defs', 'definitions', 'dependencies', 'patternProperties', 'properties'
 ])
 
 export function isSchema (value: unknown): value is Schema {

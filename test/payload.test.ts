@@ -1,5 +1,5 @@
 /** What `schema.events` does to an event's data: it is checked as it is, and nothing but what is declared goes out. */
-import { Type, type TSchema } from '@sinclair/typebox'
+import { FormatRegistry, Type, type TSchema } from '@sinclair/typebox'
 import fastify from 'fastify'
 import t, { type Test } from 'tap'
 import sse from '../index.ts'
@@ -335,4 +335,71 @@ t.test('a transform in a member of a union is found by its literal', async (t) =
   ])
   carries(t, schema, { kind: 'at', value: new Date(0) }, { kind: 'at', value: '1970-01-01T00:00:00.000Z' })
   carries(t, schema, { kind: 'text', value: 'now' })
+})
+
+t.test('what schemas declare under a condition, and by reference', async (t) => {
+  const conditional = {
+    type: 'object',
+    properties: { kind: { type: 'string' } },
+    if: { properties: { kind: { const: 'a' } } },
+    then: { properties: { a: { type: 'number' } } },
+    else: { properties: { b: { type: 'number' } } }
+  }
+  carries(t, conditional, { kind: 'a', a: 1, b: 2 }, { kind: 'a', a: 1 })
+  carries(t, conditional, { kind: 'b', a: 1, b: 2 }, { kind: 'b', b: 2 })
+  const dependent = {
+    type: 'object',
+    properties: { card: { type: 'string' } },
+    dependencies: { card: { properties: { address: { type: 'string' } } }, address: ['card'] }
+  }
+  carries(t, dependent, { card: '1', address: 'x', other: 1 }, { card: '1', address: 'x' })
+  carries(t, dependent, { other: 1 }, {})
+  const referring = {
+    $defs: { 'a/b~c': { type: 'object', properties: { n: { type: 'number' } } } },
+    type: 'object',
+    properties: { one: { $ref: '#/$defs/a~1b~0c' }, self: { $ref: '#' } }
+  }
+  carries(t, referring, { one: { n: 1, x: 1 }, self: { one: { n: 2, x: 2 }, x: 3 } }, { one: { n: 1 }, self: { one: { n: 2 } } })
+  const inside = {
+    type: 'object',
+    properties: {
+      p: {
+        $id: 'P',
+        type: 'object',
+        properties: { q: { $ref: '#/definitions/q' } },
+        definitions: { q: { type: 'object', properties: { r: { type: 'number' } } } }
+      }
+    }
+  }
+  carries(t, inside, { p: { q: { r: 1, x: 1 } } }, { p: { q: { r: 1 } } })
+})
+
+t.test('what schemas declare of other properties and elements', async (t) => {
+  const Named = Type.Object({ n: Type.Number() })
+  carries(t, Type.Object({ a: Type.Number() }, { additionalProperties: Named }), { a: 1, b: { n: 1, x: 1 } },
+    { a: 1, b: { n: 1 } })
+  carries(t, Type.Record(Type.String({ pattern: '^x' }), Named), { xa: { n: 1, y: 1 }, b: 1 }, { xa: { n: 1 } })
+  carries(t, Type.Tuple([Named, Type.Number()]), [{ n: 1, x: 1 }, 2], [{ n: 1 }, 2])
+  carries(t, { type: 'array', items: [Named], additionalItems: Type.Object({}) }, [{ n: 1, x: 1 }, { y: 1 }], [{ n: 1 }, {}])
+  carries(t, { type: 'object', properties: { ['__proto__']: Named } }, JSON.parse('{"__proto__":{"n":1,"x":1},"b":1}'),
+    JSON.parse('{"__proto__":{"n":1}}'))
+})
+
+t.test('members of a union that overlap all have their say', async (t) => {
+  const A = Type.Object({ a: Type.Number() })
+  const schema = Type.Union([
+    Type.Composite([A, Type.Object({ b: Type.Optional(Type.Number()) })]),
+    Type.Composite([A, Type.Object({ c: Type.Optional(Type.Number()) })]),
+    Type.Intersect([A, Type.Object({ d: Type.Number() })])
+  ])
+  carries(t, schema, { a: 1, c: 2, x: 3 }, { a: 1, c: 2 })
+  carries(t, schema, { a: 1, d: 2, x: 3 }, { a: 1, d: 2 })
+  carries(t, Type.Union([Type.Literal(1), Type.Array(schema)]), [{ a: 1, b: 2, c: 3, x: 4 }], [{ a: 1, b: 2, c: 3 }])
+})
+
+t.test("formats of TypeBox's registry are known, and annotations are no mistakes", async (t) => {
+  FormatRegistry.Set('even', (value) => value.length % 2 === 0)
+  t.after(() => FormatRegistry.Delete('even'))
+  carries(t, Type.String({ format: 'even', example: 'ab', description: 'of even length' }), 'ab')
+  refused(t, Type.String({ format: 'even' }), 'a', /expected a string of the format 'even'/)
 })
