@@ -36,7 +36,8 @@ function declared (payloads: Payloads, type: string): Payload {
   const payload = payloads.get(type)
   if (payload === undefined) {
     const names = [...payloads.keys()].map((name) => `'${name || 'message'}'`).join(', ')
-    throw new InvalidEvent(`schema.events has no event type '${type.slice(0, 40) || 'message'}', but ${names}`)
+    const wanted = type === '' ? "'message' (an event without 'event')" : `'${type.slice(0, 40)}'`
+    throw new InvalidEvent(`schema.events has no event type ${wanted}, but ${names}`)
   }
   return payload
 }

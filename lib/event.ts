@@ -64,7 +64,9 @@ export function checkEvent (event: SseEvent): Fields {
     if (!FIELDS.includes(field)) throw unknownField(field)
     if (event[field as keyof SseEvent] !== undefined) fields++
   }
-  if (fields === 0) throw new InvalidEvent(`it is empty: give it one of ${FIELDS.join(', ')}`)
+  if (fields === 0) {
+    throw new InvalidEvent(`it is empty: give it one of ${FIELDS.join(', ')} that is not undefined; got ${describe(event)}`)
+  }
   if (event.data !== undefined && event.raw !== undefined) {
     throw new InvalidEvent("it has both 'data' and 'raw': data is sent as JSON, raw as it is, so choose one")
   }

@@ -10,11 +10,11 @@ import { FormatRegistry } from '@sinclair/typebox'
 import { HasTransform, TransformEncode, TransformEncodeError } from '@sinclair/typebox/value'
 import { Ajv, type ErrorObject, type ValidateFunction } from 'ajv'
 import formats from 'ajv-formats'
-import { describeData } from './describe.ts'
+import { describe, describeData } from './describe.ts'
 import { InvalidEvent } from './errors.ts'
 import { createProjection } from './projection.ts'
 import { References } from './references.ts'
-import { copySchema, isStringSchema, type Schema } from './schema.ts'
+import { copySchema, isSchema, isStringSchema, type Schema } from './schema.ts'
 
 /** Keywords that only say something to people and tools, which Ajv's strict mode would take for mistakes. */
 const ANNOTATIONS = ['discriminator', 'example', 'externalDocs', 'xml']
@@ -39,7 +39,15 @@ export function compilePayloads (events: Record<string, Schema>, shared: Record<
   for (const schema of Object.values(shared)) ajv.addSchema(schema)
   const payloads = new Map<string, Payload>()
   for (const [type, schema] of Object.entries(events)) {
-    payloads.set(type === 'message' ? '' : type, compilePayload(type, schema, ajv, shared))
+    if (!isSchema(schema)) {
+      throw new Error(`event type '${type}' has ${describe(schema)} for its schema; is schema.events itself a schema? ` +
+        'It is a map of event types to schemas, such as { message: … }')
+    }
+    try {
+      payloads.set(type === 'message' ? '' : type, compilePayload(type, schema, ajv, shared))
+    } catch (error) {
+      throw new Error(`event type '${type}': ${(error as Error).message}`, { cause: error })
+    }
   }
   return payloads
 }

@@ -85,5 +85,8 @@ export class StreamRoutes {
 }
 
 function isMissingReference (error: unknown): boolean {
-  return (error as { cause?: { missingRef?: unknown } }).cause?.missingRef !== undefined
+  for (let cause = error; cause instanceof Error; cause = cause.cause) {
+    if ((cause as { missingRef?: unknown }).missingRef !== undefined) return true
+  }
+  return false
 }

@@ -56,7 +56,9 @@ type SourceFunction = (context: SseContext) => unknown
 
 function call (source: SourceFunction, controller: AbortController, lastEventId: string | undefined): Steps {
   try {
-    return iterate(source({ signal: controller.signal, lastEventId }))
+    const returned = source({ signal: controller.signal, lastEventId })
+    if (isThenable(returned)) throw refusedPromise(returned)
+    return iterate(returned)
   } catch (error) {
     controller.abort()
     throw error
@@ -91,6 +93,12 @@ function iterate (source: unknown): Steps {
   // A promise is refused, and what it rejects with is nobody's concern: unhandled, it would end the process.
   if (isThenable(source)) source.then(ignore, ignore)
   throw new InvalidSource(`${hint(source)}${HOW_TO}`)
+}
+
+function refusedPromise (promise: PromiseLike<unknown>) {
+  promise.then(ignore, ignore)
+  return new InvalidSource('the source function returned a promise: make it a generator (async function *, with the star), ' +
+    'or await before you call reply.sse')
 }
 
 function isObject (value: unknown): value is object {

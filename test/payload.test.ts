@@ -232,7 +232,7 @@ t.test('the event type must be declared; a block that is no event needs no type'
   t.throws(() => encodeEvent({ event: 'prize', data: 1 }, payloads), { code: 'FST_SSE_INVALID_EVENT', message: undeclared })
   t.throws(() => encodeEvent({ event: 'prize' }, payloads), { message: undeclared })
   t.throws(() => encodeEvent({ event: 'toString', data: 1 }, payloads), { message: /no event type 'toString'/ })
-  t.throws(() => encodeEvent({ data: 1 }, compile({ price: Price })), { message: /no event type 'message', but 'price'/ })
+  t.throws(() => encodeEvent({ data: 1 }, compile({ price: Price })), { message: /no event type 'message' \(an event without 'event'\), but 'price'/ })
   for (const event of [undefined, '', 'message']) t.equal(encodeEvent({ event, data: 1 }, payloads), 'data: 1\n\n')
   t.equal(encodeEvent({ comment: 'hi' }, payloads), ': hi\n\n')
   t.equal(encodeEvent({ id: 1, retry: 2 }, payloads), 'id: 1\nretry: 2\n\n')
