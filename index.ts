@@ -14,7 +14,8 @@ import type { Sse } from './types/index.ts'
 
 const plugin: FastifyPluginAsync<SseOptions> = async function sse (app, options) {
   checkPluginOptions(options)
-  checkDrain(options.drain ?? 0, app.initialConfig.pluginTimeout ?? 10_000)
+  const { drain = 0, lastEventIdQuery = 'lastEventId' } = options
+  checkDrain(drain, app.initialConfig.pluginTimeout ?? 10_000)
   if (app.hasDecorator('sse')) throw new AlreadyRegistered('app.sse')
   if (app.hasReplyDecorator('sse')) throw new AlreadyRegistered('reply.sse')
 
@@ -23,7 +24,7 @@ const plugin: FastifyPluginAsync<SseOptions> = async function sse (app, options)
     stats: createStats(),
     lines: new Lines(),
     routes: new StreamRoutes(streamOptions(options)),
-    lastEventIdOf: (request) => lastEventIdOf(request.raw, options.lastEventIdQuery ?? 'lastEventId'),
+    lastEventIdOf: (request) => lastEventIdOf(request.raw, lastEventIdQuery),
     closing: false
   }
   app.decorate('sse', createSse(parts))
@@ -40,7 +41,7 @@ const plugin: FastifyPluginAsync<SseOptions> = async function sse (app, options)
   })
   app.addHook('preClose', async () => {
     parts.closing = true
-    await endAll(parts.connections, options.drain ?? 0)
+    await endAll(parts.connections, drain)
   })
 }
 

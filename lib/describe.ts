@@ -19,6 +19,11 @@ export function describeData (value: unknown): string {
   }
 }
 
+/** Why something was thrown, on one line. */
+export function reasonOf (error: unknown): string {
+  return String((error as Partial<Error> | null | undefined)?.message ?? error).split('\n')[0]!
+}
+
 /** The name of its class, which is the program's; never a property of its own, which is data. */
 function classOf (value: object): string {
   const prototype: unknown = Object.getPrototypeOf(value)

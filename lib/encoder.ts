@@ -1,6 +1,6 @@
 /** A value that a source has yielded becomes the text of its block: checked, serialised, framed; or refused whole. */
-import { describeData } from './describe.ts'
-import { checkEvent, checkRaw, type SseEvent } from './event.ts'
+import { describeData, reasonOf } from './describe.ts'
+import { checkEvent, checkRaw, wireType, type SseEvent } from './event.ts'
 import { InvalidEvent } from './errors.ts'
 import { frame } from './frame.ts'
 import type { Payload, Payloads } from './payload.ts'
@@ -24,7 +24,7 @@ export function encodeEvent (value: unknown, payloads: Payloads | undefined): st
  */
 export function encodeLastEvent (value: unknown, payloads: Payloads | undefined): string {
   const { event = '' } = asEvent(value)
-  return encodeEvent(value, payloads?.has(event === 'message' ? '' : event) ? payloads : undefined)
+  return encodeEvent(value, payloads?.has(wireType(event)) ? payloads : undefined)
 }
 
 /** A bare string is text that is sent as it is. */
@@ -57,7 +57,7 @@ function stringify (data: unknown): string {
   try {
     text = JSON.stringify(data)
   } catch (error) {
-    throw new InvalidEvent(`its data cannot be serialised as JSON (${(error as Error).message.split('\n')[0]})`)
+    throw new InvalidEvent(`its data cannot be serialised as JSON (${reasonOf(error)})`)
   }
   if (text === undefined) throw new InvalidEvent(`${describeData(data)} has no JSON to be sent as data`)
   return text

@@ -78,11 +78,15 @@ export function checkEvent (event: SseEvent): Fields {
   }
 }
 
-/** The event type as the wire has it: '' where a client takes it for 'message'. */
 function checkEventType (event: unknown): string {
   if (typeof event !== 'string') throw wrongField('event', 'a string', event)
   if (/[\r\n]/.test(event)) throw new InvalidEvent("'event' has a line end (CR or LF)")
   if (!event.isWellFormed()) throw loneSurrogate('event')
+  return wireType(event)
+}
+
+/** As which event type the wire has it: none, where clients take it for 'message' anyway. */
+export function wireType (event: string): string {
   return event === 'message' ? '' : event
 }
 

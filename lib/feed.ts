@@ -7,7 +7,7 @@ import { encodeEvent, encodeLastEvent } from './encoder.ts'
 import { finishedFrame } from './finite.ts'
 import { logError } from './log.ts'
 import type { Payloads } from './payload.ts'
-import { isThenable } from './source.ts'
+import { disown, isThenable } from './source.ts'
 
 export class Feed {
   readonly #connection: Connection
@@ -61,8 +61,7 @@ export class Feed {
   }
 }
 
-/** Nobody waits for it, and unhandled it would end the process if it rejected. */
 function refusedPromise (promise: PromiseLike<unknown>): TypeError {
-  promise.then(undefined, () => {})
+  disown(promise)
   return new TypeError('onError must return its event itself: a promise comes too late, as the stream ends now')
 }

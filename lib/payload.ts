@@ -10,7 +10,8 @@ import { FormatRegistry } from '@sinclair/typebox'
 import { HasTransform, TransformEncode, TransformEncodeError } from '@sinclair/typebox/value'
 import { Ajv, type ErrorObject, type ValidateFunction } from 'ajv'
 import formats from 'ajv-formats'
-import { describe, describeData } from './describe.ts'
+import { describe, describeData, reasonOf } from './describe.ts'
+import { wireType } from './event.ts'
 import { InvalidEvent } from './errors.ts'
 import { createProjection } from './projection.ts'
 import { References } from './references.ts'
@@ -44,7 +45,7 @@ export function compilePayloads (events: Record<string, Schema>, shared: Record<
         'It is a map of event types to schemas, such as { message: … }')
     }
     try {
-      payloads.set(type === 'message' ? '' : type, compilePayload(type, schema, ajv, shared))
+      payloads.set(wireType(type), compilePayload(type, schema, ajv, shared))
     } catch (error) {
       throw new Error(`event type '${type}': ${(error as Error).message}`, { cause: error })
     }
@@ -97,7 +98,7 @@ function guard<T> (type: string, read: () => T): T {
   try {
     return read()
   } catch (error) {
-    throw new InvalidEvent(`event '${type}': its data cannot be read as JSON (${String((error as Error).message).split('\n')[0]})`)
+    throw new InvalidEvent(`event '${type}': its data cannot be read as JSON (${reasonOf(error)})`)
   }
 }
 
@@ -105,11 +106,11 @@ function guard<T> (type: string, read: () => T): T {
 function createEncode (
   type: string, schema: Schema, shared: Record<string, Schema>
 ): ((data: unknown) => unknown) | undefined {
+  if (!hasTransform(schema, Object.values(shared) as never[])) return undefined
   // TypeBox knows no formats but those that it was told of; they are checked later.
   const withoutFormat = (each: Schema) => { delete each.format }
   const encoded = copySchema(schema, withoutFormat)
   const references = Object.values(shared).map((each) => copySchema(each, withoutFormat)) as never[]
-  if (!hasTransform(encoded, references)) return undefined
   return function encode (data) {
     try {
       return TransformEncode(encoded as never, references, data)

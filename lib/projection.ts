@@ -25,11 +25,13 @@ class Declaration {
   readonly also: Declaration[] = []
   /** What holds if the value fits: `anyOf`, `oneOf`, `if`, `dependencies`. */
   readonly perhaps: [Fits, Declaration][] = []
-
   /** Whether it is all that can hold of a value, and names all that it declares, as most schemas do. */
-  get isPlain (): boolean {
-    return this.also.length === 0 && this.perhaps.length === 0 && this.patterns.length === 0 && this.elements.length === 0 &&
-      this.additional === undefined && !this.properties.has('__proto__')
+  isPlain = true
+
+  /** Called when all of the schema was read. */
+  settle (): void {
+    this.isPlain = this.also.length === 0 && this.perhaps.length === 0 && this.patterns.length === 0 &&
+      this.elements.length === 0 && this.additional === undefined && !this.properties.has('__proto__')
   }
 }
 
@@ -61,6 +63,7 @@ class Reader {
       this.#readObject(schema, place, declaration)
       this.#readArray(schema, place, declaration)
       this.#readOthers(schema, place, declaration)
+      declaration.settle()
     }
     return declaration
   }

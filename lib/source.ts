@@ -90,13 +90,12 @@ function iterate (source: unknown): Steps {
     const iterable = source as Partial<Iterable<unknown>>
     if (typeof iterable[Symbol.iterator] === 'function') return fromIterator(iterable[Symbol.iterator]!())
   }
-  // A promise is refused, and what it rejects with is nobody's concern: unhandled, it would end the process.
-  if (isThenable(source)) source.then(ignore, ignore)
+  if (isThenable(source)) disown(source)
   throw new InvalidSource(`${hint(source)}${HOW_TO}`)
 }
 
 function refusedPromise (promise: PromiseLike<unknown>) {
-  promise.then(ignore, ignore)
+  disown(promise)
   return new InvalidSource('the source function returned a promise: make it a generator (async function *, with the star), ' +
     'or await before you call reply.sse')
 }
@@ -172,12 +171,17 @@ function fromWebStream (stream: ReadableStream): Steps {
 function quietly (end: () => unknown): void {
   try {
     const ended = end()
-    if (isThenable(ended)) ended.then(ignore, ignore)
+    if (isThenable(ended)) disown(ended)
   } catch {}
 }
 
 export function isThenable (value: unknown): value is PromiseLike<unknown> {
   return (isObject(value) || typeof value === 'function') && typeof (value as Partial<PromiseLike<unknown>>).then === 'function'
+}
+
+/** What it rejects with is nobody's concern; unhandled, it would end the process. */
+export function disown (promise: PromiseLike<unknown>): void {
+  promise.then(ignore, ignore)
 }
 
 function ignore () {}

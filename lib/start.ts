@@ -33,6 +33,7 @@ export function setDefaultHeaders (reply: FastifyReply): void {
   }
 }
 
+/** The source is pulled when it is this request's turn on its socket, and the stream is sent one turn later. */
 export function startStream (reply: StreamReply, connection: Connection, source: Source, feed: Feed): void {
   const { retry } = connection.options
   if (retry !== undefined) connection.write(retryFrame(draw(retry)))

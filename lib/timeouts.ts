@@ -4,7 +4,7 @@
  * the number of connections; a connection needs no timer of its own.
  */
 
-/** Somebody that can stand in one line at a time. The three fields belong to the line. */
+/** Somebody that can stand in one line at a time. The fields belong to the line. */
 export interface Waiting {
   line: Line | undefined
   earlier: Waiting | undefined
