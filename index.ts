@@ -1,8 +1,11 @@
 /** The plugin: options become parts, parts become decorators and hooks. */
 import type { FastifyPluginAsync, FastifyReply, FastifyRequest } from 'fastify'
 import fp from 'fastify-plugin'
+import { memoryBroker } from './lib/brokers/memory.ts'
+import { Hub, type HubOptions } from './lib/channels/hub.ts'
 import { AlreadyRegistered, InvalidOption } from './lib/errors.ts'
 import { lastEventIdOf } from './lib/last-event-id.ts'
+import { logError } from './lib/log.ts'
 import { checkPluginOptions, streamOptions, type SseOptions } from './lib/options.ts'
 import { createReplySse, type Plugin } from './lib/reply.ts'
 import { StreamRoutes } from './lib/route.ts'
@@ -10,11 +13,13 @@ import { endAll, GRACE } from './lib/shutdown.ts'
 import { kStream } from './lib/start.ts'
 import { createStats } from './lib/stats.ts'
 import { Lines } from './lib/timeouts.ts'
+import type { Schema } from './lib/schema.ts'
+import type { SseHub, StandaloneHub } from './types/channels.ts'
 import type { Sse } from './types/index.ts'
 
 const plugin: FastifyPluginAsync<SseOptions> = async function sse (app, options) {
   checkPluginOptions(options)
-  const { drain = 0, lastEventIdQuery = 'lastEventId' } = options
+  const { broker, drain = 0, lastEventIdQuery = 'lastEventId' } = options
   checkDrain(drain, app.initialConfig.pluginTimeout ?? 10_000)
   if (app.hasDecorator('sse')) throw new AlreadyRegistered('app.sse')
   if (app.hasReplyDecorator('sse')) throw new AlreadyRegistered('reply.sse')
@@ -27,7 +32,12 @@ const plugin: FastifyPluginAsync<SseOptions> = async function sse (app, options)
     lastEventIdOf: (request) => lastEventIdOf(request.raw, lastEventIdQuery),
     closing: false
   }
-  app.decorate('sse', createSse(parts))
+  const onError: HubOptions['onError'] = (error, message) => logError(app.log, 'error', error, message)
+  const hub = new Hub({ broker, onError }, () => app.getSchemas() as Record<string, Schema>)
+  hub.keepChannels(true)
+  app.addHook('onReady', async () => hub.keepChannels(false))
+  app.addHook('onClose', () => hub.close())
+  app.decorate('sse', createSse(parts, hub))
   app.decorateReply(kStream, null)
   app.decorateReply('sse', createReplySse(parts) as FastifyReply['sse'])
   app.decorateRequest('lastEventId', {
@@ -53,7 +63,7 @@ function checkDrain (drain: number, pluginTimeout: number): void {
   }
 }
 
-function createSse ({ connections, stats }: Plugin): Sse {
+function createSse ({ connections, stats }: Plugin, hub: Hub): Sse {
   const open: Sse['connections'] = {
     * [Symbol.iterator] () {
       for (const connection of connections) {
@@ -64,20 +74,46 @@ function createSse ({ connections, stats }: Plugin): Sse {
       return stats.open
     }
   }
-  return { connections: open, stats: () => structuredClone(stats) }
+  return Object.assign(createSseHub(hub), { connections: open, stats: () => structuredClone(stats) })
+}
+
+function createSseHub (hub: Hub): SseHub {
+  const run = Object.assign(hub.run.bind(hub), { attach: hub.attach.bind(hub) })
+  return { channel: hub.channel.bind(hub), subscribe: hub.subscribe.bind(hub), run } as unknown as SseHub
+}
+
+/**
+ * Channels, subscriptions and runs without HTTP and without Fastify: for workers, cron jobs and tests. What they publish
+ * reaches the streams of other processes where they share a broker.
+ * @throws FST_SSE_INVALID_OPTION
+ */
+export function createHub (options: HubOptions = {}): StandaloneHub {
+  const hub = new Hub(options)
+  return Object.assign(createSseHub(hub), { close: () => hub.close() })
 }
 
 const fastifySse = fp(plugin, { fastify: '5.x', name: 'fastify-typed-sse' })
 
 /** `import sse from`, `import { fastifySse } from` and `require()` all give the plugin itself. */
-const exported = Object.assign(fastifySse, { default: fastifySse, fastifySse })
+const exported = Object.assign(fastifySse, { default: fastifySse, fastifySse, createHub, memoryBroker })
 
 export default exported
-export { exported as fastifySse, exported as 'module.exports' }
+export { exported as fastifySse, exported as 'module.exports', memoryBroker }
+export type { Broker, Entry, History, Listener, Listening, Message, Page } from './lib/broker.ts'
+export type { HubOptions } from './lib/channels/hub.ts'
+export type { ReceivedEvent } from './lib/channels/message.ts'
+export type { ChannelOptions, RunOptions } from './lib/channels/options.ts'
+export type { Gap } from './lib/channels/reading.ts'
+export type { RunEnd } from './lib/channels/run.ts'
+export type { SubscribeOptions } from './lib/channels/subscription.ts'
 export type { SseConnection } from './lib/connection.ts'
 export type { SseErrorCode } from './lib/errors.ts'
 export type { EventEnvelope, SseEvent } from './lib/event.ts'
 export type { Duration, SseOptions, StreamOptions } from './lib/options.ts'
 export type { SseContext } from './lib/source.ts'
 export type { EndReason, SseStats } from './lib/stats.ts'
-export type { EventOf, EventSchemas, Sse, SseSource } from './types/index.ts'
+export type {
+  GapEvent, ReceivedOf, SseAttachedRun, SseChannel, SseHub, SseRun, SseSubscription, StandaloneHub, Subscribable
+} from './types/channels.ts'
+export type { EventOf, EventSchemas, SseSource } from './types/events.ts'
+export type { Sse } from './types/index.ts'

@@ -4,6 +4,7 @@
  */
 import type { FastifyRequest } from 'fastify'
 import { AsyncResource } from 'node:async_hooks'
+import { KEEP_ALIVE } from './frame.ts'
 import { logDebug, logError } from './log.ts'
 import { draw, type ResolvedOptions } from './options.ts'
 import { closeAfter, destroyConnection, emitFinish, isGone, onceGone, type RawResponse } from './response.ts'
@@ -112,9 +113,30 @@ export class Connection implements SseConnection {
     return this.#writer.write(text)
   }
 
-  /** An event was left out. */
-  countDropped (): void {
-    this.#shared.stats.dropped++
+  /**
+   * Takes the bytes of some events, which other connections may share. They are taken even while the client is behind,
+   * so whoever writes then keeps an eye on `unsent`. False: make a pause.
+   */
+  writeEvents (bytes: Buffer, count: number): boolean {
+    if (this.reason !== undefined) return false
+    this.events += count
+    this.#shared.stats.events += count
+    return this.#writer.writeBytes(bytes)
+  }
+
+  /** Bytes that the socket has not taken. */
+  get unsent (): number {
+    return this.#writer.unsent
+  }
+
+  /** What is sent instead of a comment to break silence, from now on; undefined: a comment. */
+  keepAliveWith (block: string | undefined): void {
+    this.#writer.keepAlive = block ?? KEEP_ALIVE
+  }
+
+  /** Counts an event that was left out, a gap that was told, or a lag that the reader has survived. */
+  count (what: 'dropped' | 'gaps' | 'lags'): void {
+    this.#shared.stats[what]++
   }
 
   /** Settles when more can be taken, or when the stream has ended; never rejects. */

@@ -1,6 +1,6 @@
 /** A value that a source has yielded becomes the text of its block: checked, serialised, framed; or refused whole. */
 import { describeData, reasonOf } from './describe.ts'
-import { checkEvent, checkRaw, wireType, type SseEvent } from './event.ts'
+import { checkEvent, checkRaw, wireType, type Fields, type SseEvent } from './event.ts'
 import { InvalidEvent } from './errors.ts'
 import { frame } from './frame.ts'
 import type { Payload, Payloads } from './payload.ts'
@@ -10,12 +10,28 @@ import type { Payload, Payloads } from './payload.ts'
  * @throws {InvalidEvent} and then nothing of the event is sent
  */
 export function encodeEvent (value: unknown, payloads: Payloads | undefined): string {
+  const { fields, text } = serializeEvent(value, payloads)
+  return frame(fields, text)
+}
+
+/** An event before it is framed. */
+export interface Serialized {
+  fields: Fields
+  /** Its data as it goes out; undefined where it has none. */
+  text: string | undefined
+  /** Whether the text is sent as it was given, rather than JSON. */
+  raw: boolean
+}
+
+/** @throws {InvalidEvent} */
+export function serializeEvent (value: unknown, payloads: Payloads | undefined): Serialized {
   const event = asEvent(value)
   const fields = checkEvent(event)
+  const raw = event.raw !== undefined
   // Without type and data it is no event, only an ID, a reconnection time or a comment.
-  if (event.event === undefined && event.data === undefined && event.raw === undefined) return frame(fields, undefined)
+  if (event.event === undefined && event.data === undefined && !raw) return { fields, text: undefined, raw }
   const payload = payloads === undefined ? undefined : declared(payloads, fields.event)
-  return frame(fields, textOf(event, payload))
+  return { fields, text: textOf(event, payload), raw }
 }
 
 /**

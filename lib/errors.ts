@@ -31,6 +31,20 @@ export const AlreadyRegistered = createError(
 /** The server is closing and takes no new event streams. Answered with 503, or softly to an EventSource. */
 export const ShuttingDown = createError('FST_SSE_SHUTTING_DOWN', 'The server is closing', 503)
 
+/** A channel was published to after it was closed. Nothing was stored. */
+export const ChannelClosed = createError('FST_SSE_CHANNEL_CLOSED', "Channel '%s' is closed and takes no more events", 500)
+
+/** A reader fell so far behind that the channel no longer has what comes next for it. */
+export const Lagged = createError(
+  'FST_SSE_LAGGED', "This reader of channel '%s' has fallen behind its history: it can resume from what it received last", 500)
+
+/** Nobody has started a run of this key, or it was forgotten after its end. */
+export const UnknownRun = createError('FST_SSE_UNKNOWN_RUN', "There is no run '%s'", 404)
+
+/** The ID of a stream of so many channels could not be sent back by its client. */
+export const TooManyChannels = createError(
+  'FST_SSE_TOO_MANY_CHANNELS', 'A stream takes %d channels at the most, as its ID has to fit into 1,024 bytes; got %d', 500)
+
 /** Every code that this plugin's errors can have. */
 export type SseErrorCode =
   | 'FST_SSE_INVALID_EVENT'
@@ -41,3 +55,7 @@ export type SseErrorCode =
   | 'FST_SSE_ALREADY_SENT'
   | 'FST_SSE_ALREADY_REGISTERED'
   | 'FST_SSE_SHUTTING_DOWN'
+  | 'FST_SSE_CHANNEL_CLOSED'
+  | 'FST_SSE_LAGGED'
+  | 'FST_SSE_UNKNOWN_RUN'
+  | 'FST_SSE_TOO_MANY_CHANNELS'

@@ -8,6 +8,7 @@ import { finishedFrame } from './finite.ts'
 import { logError } from './log.ts'
 import type { Payloads } from './payload.ts'
 import { disown, isThenable } from './source.ts'
+import type { EndReason } from './stats.ts'
 
 export class Feed {
   readonly #connection: Connection
@@ -30,7 +31,7 @@ export class Feed {
       return encodeEvent(value, this.#payloads)
     } catch (err) {
       if (options.onInvalidEvent === 'fail') throw err
-      this.#connection.countDropped()
+      this.#connection.count('dropped')
       logError(request.log, 'warn', err, 'invalid event dropped')
       return undefined
     }
@@ -42,8 +43,16 @@ export class Feed {
     return options.finite ? finishedFrame(request.headers['user-agent']) : ''
   }
 
+  /** Ends the stream after a failure. */
+  fail (reason: EndReason, error: unknown): void {
+    if (this.#connection.reason !== undefined) return
+    const last = this.#textOfFailure(error)
+    if (last === undefined) this.#connection.end(reason)
+    else this.#connection.end(reason, last, { error })
+  }
+
   /** The text to send last after a failure; undefined where Fastify's error handler is to answer, and to log it. */
-  textOfFailure (error: unknown): string | undefined {
+  #textOfFailure (error: unknown): string | undefined {
     if (!this.#connection.handedOver && this.#connection.events === 0) {
       this.early = { error }
       return undefined

@@ -6,7 +6,7 @@ import type { IncomingHttpHeaders } from 'node:http'
 import { FINISHED_ID } from './finite.ts'
 
 /** An ID longer than this is refused, in bytes of UTF-8. */
-const MAX_BYTES = 1024
+export const MAX_BYTES = 1024
 
 export type LastEventId =
   | { is: 'none' }

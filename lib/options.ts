@@ -1,5 +1,6 @@
 /** The options of a stream: what they mean, their defaults, and which values they can have. */
 import type { FastifyRequest } from 'fastify'
+import type { Broker } from './broker.ts'
 import type { SseEvent } from './event.ts'
 import { describe } from './describe.ts'
 import { InvalidOption } from './errors.ts'
@@ -58,6 +59,8 @@ export interface SseOptions extends StreamOptions {
    * told to come back after the server is gone, each at a time of its own.
    */
   drain?: number | undefined
+  /** What keeps the channels: default `memoryBroker()`, in this process. Whoever has made it ends it. */
+  broker?: Broker | undefined
 }
 
 /** Stream options with every default in its place; of these two there is none. */
@@ -78,12 +81,15 @@ export const DEFAULTS: ResolvedOptions = {
 /** When the clients of a server that is closing come back, where no `retry` says otherwise. */
 export const RETURN: Duration = { min: 1_000, max: 5_000 }
 
-type Check = (value: unknown) => string | undefined
+/** Says what was expected instead of a value; undefined where the value is right. */
+export type Check = (value: unknown) => string | undefined
 
 const LONGEST_TIMER = 2_147_483_647
 const off = (check: Check): Check => (value) => value === false ? undefined : check(value)
 const timer: Check = (value) =>
   isInteger(value, 1, LONGEST_TIMER) ? undefined : `an integer of milliseconds from 1 to ${LONGEST_TIMER}, or false`
+export const isFunction: Check = (value) => typeof value === 'function' ? undefined : 'a function'
+export const isInvalidEventPolicy: Check = (value) => value === 'fail' || value === 'drop' ? undefined : "'fail' or 'drop'"
 
 function duration (least: number): Check {
   return (value) => {
@@ -100,17 +106,25 @@ const STREAM_CHECKS: Record<keyof StreamOptions, Check> = {
   finite: (value) => typeof value === 'boolean' ? undefined : 'true or false',
   writeTimeout: off(timer),
   maxDuration: off(duration(1)),
-  onError: (value) => typeof value === 'function' ? undefined : 'a function',
-  onInvalidEvent: (value) => value === 'fail' || value === 'drop' ? undefined : "'fail' or 'drop'"
+  onError: isFunction,
+  onInvalidEvent: isInvalidEventPolicy
 }
 
 const PLUGIN_CHECKS: Record<keyof SseOptions, Check> = {
   ...STREAM_CHECKS,
   lastEventIdQuery: off((value) => typeof value === 'string' && value !== '' ? undefined : 'the name of a parameter, or false'),
-  drain: (value) => isInteger(value, 0, LONGEST_TIMER) ? undefined : 'an integer of milliseconds >= 0'
+  drain: (value) => isInteger(value, 0, LONGEST_TIMER) ? undefined : 'an integer of milliseconds >= 0',
+  broker: isBroker
 }
 
-function isInteger (value: unknown, least: number, most: number): value is number {
+/** A broker by its shape: it may come from another package. */
+export function isBroker (value: unknown): string | undefined {
+  const methods: (keyof Broker)[] = ['open', 'append', 'close', 'read', 'listen']
+  const fits = methods.every((name) => typeof (value as Partial<Broker> | null)?.[name] === 'function')
+  return fits ? undefined : 'a broker, such as memoryBroker()'
+}
+
+export function isInteger (value: unknown, least: number, most: number): value is number {
   return Number.isInteger(value) && (value as number) >= least && (value as number) <= most
 }
 
@@ -118,7 +132,7 @@ function isInteger (value: unknown, least: number, most: number): value is numbe
 export function checkPluginOptions (options: SseOptions): void {
   // Fastify adds options of its own to what a plugin is registered with.
   const { prefix, logLevel, logSerializers, ...own } = options as SseOptions & Record<'prefix' | 'logLevel' | 'logSerializers', unknown>
-  check(own, PLUGIN_CHECKS, 'the plugin')
+  checkOptions(own, PLUGIN_CHECKS, 'the plugin')
 }
 
 /**
@@ -129,7 +143,7 @@ export function resolveOptions (
   outer: ResolvedOptions, inner: StreamOptions | undefined, where: string
 ): ResolvedOptions {
   if (inner === undefined) return outer
-  check(inner, STREAM_CHECKS, where)
+  checkOptions(inner, STREAM_CHECKS, where)
   return override(outer, inner)
 }
 
@@ -146,7 +160,8 @@ function override (outer: ResolvedOptions, inner: StreamOptions): ResolvedOption
   return resolved as unknown as ResolvedOptions
 }
 
-function check (options: object, checks: Record<string, Check>, where: string): void {
+/** @throws {InvalidOption} */
+export function checkOptions (options: object, checks: Record<string, Check>, where: string): void {
   if (typeof options !== 'object' || options === null) {
     throw new InvalidOption(`the options of ${where} must be an object, got ${describe(options)}`)
   }

@@ -4,7 +4,6 @@
  */
 import type { Connection } from './connection.ts'
 import type { Feed } from './feed.ts'
-import type { EndReason } from './stats.ts'
 import { isThenable, type Source } from './source.ts'
 
 /**
@@ -30,22 +29,15 @@ export async function pump (source: Source, connection: Connection, feed: Feed):
       value = step.value
     } catch (error) {
       settled = true
-      return fail(connection, feed, 'source-threw', error)
+      return feed.fail('source-threw', error)
     }
     if (settled) return connection.end('source-done', feed.textOfCompletion())
     try {
       const text = feed.textOf(value)
       if (text !== undefined && !connection.writeEvent(text)) await connection.ready()
     } catch (error) {
-      return fail(connection, feed, 'invalid-event', error)
+      return feed.fail('invalid-event', error)
     }
     if (turn % EVENTS_PER_TURN === 0) await new Promise(setImmediate)
   }
-}
-
-function fail (connection: Connection, feed: Feed, reason: EndReason, error: unknown): void {
-  if (connection.reason !== undefined) return
-  const last = feed.textOfFailure(error)
-  if (last === undefined) connection.end(reason)
-  else connection.end(reason, last, { error })
 }

@@ -1,16 +1,20 @@
 /** `reply.sse`: a request gets a stream, or is told why not. */
 import type { FastifyReply } from 'fastify'
 import { NoBody } from './body.ts'
+import { isSubscribable, kSubscribe, type Subscription } from './channels/subscription.ts'
 import { Connection, type Shared } from './connection.ts'
-import { AlreadySent, InvalidLastEventId, ShuttingDown } from './errors.ts'
+import { AlreadySent, InvalidLastEventId, InvalidSource, ShuttingDown } from './errors.ts'
 import { Feed } from './feed.ts'
+import { follow } from './follow.ts'
 import { retryFrame } from './frame.ts'
 import type { LastEventId } from './last-event-id.ts'
 import { draw, resolveOptions, RETURN, type ResolvedOptions, type StreamOptions } from './options.ts'
+import type { Payloads } from './payload.ts'
+import { pump } from './pump.ts'
 import { emitFinish, isGone } from './response.ts'
 import type { StreamRoute, StreamRoutes } from './route.ts'
 import { discardSource, letGo, openSource } from './source.ts'
-import { kStream, setDefaultHeaders, startStream, type StreamReply } from './start.ts'
+import { kStream, setDefaultHeaders, startStream, type Producer, type StreamReply } from './start.ts'
 
 /** The parts of one registered plugin that its decorators share. */
 export interface Plugin extends Shared {
@@ -26,14 +30,55 @@ export function createReplySse (plugin: Plugin) {
     const lastEventId = plugin.lastEventIdOf(reply.request)
     const answer = answerWithoutStream(plugin, reply, options, lastEventId)
     if (answer !== undefined) {
-      discardSource(source)
+      if (!isSubscribable(source)) discardSource(source)
       answer()
       return reply
     }
-    const opened = openSource(source, lastEventId.is === 'id' ? lastEventId.id : undefined)
+    const id = lastEventId.is === 'id' ? lastEventId.id : undefined
+    const produce = isSubscribable(source) ? openSubscription(source[kSubscribe](), payloads, id) : openIterable(source, id)
     const connection = new Connection(reply.request, reply.raw, options, plugin)
-    startStream(reply, connection, opened, new Feed(connection, payloads))
+    const feed = new Feed(connection, payloads)
+    startStream(reply, connection, produce(connection, feed), feed)
     return reply
+  }
+}
+
+type Produce = (connection: Connection, feed: Feed) => Producer
+
+/** @throws {InvalidSource} and what a source function throws */
+function openIterable (iterable: unknown, lastEventId: string | undefined): Produce {
+  const source = openSource(iterable, lastEventId)
+  return (connection, feed) => ({
+    start () {
+      pump(source, connection, feed)
+    },
+    stop: () => source.stop(false)
+  })
+}
+
+/** @throws {InvalidSource} where the channels may send what the route does not declare */
+function openSubscription (subscription: Subscription, payloads: Payloads | undefined, lastEventId: string | undefined): Produce {
+  if (payloads !== undefined) checkTypes(subscription.types, payloads)
+  return (connection, feed) => ({
+    start () {
+      const { signal } = subscription
+      if (signal?.aborted === true) return connection.end()
+      const reading = subscription.read(lastEventId)
+      const end = () => connection.end()
+      signal?.addEventListener('abort', end)
+      return follow(reading, connection, feed, () => signal?.removeEventListener('abort', end))
+    },
+    stop () {}
+  })
+}
+
+function checkTypes (types: ReadonlySet<string> | undefined, payloads: Payloads): void {
+  if (types === undefined) {
+    throw new InvalidSource("the route has schema.events, so what it is given needs 'events' of its own: " +
+      'app.sse.channel(name, { events })')
+  }
+  for (const type of types) {
+    if (!payloads.has(type)) throw new InvalidSource(`schema.events has no event type '${type || 'message'}', which the channel has`)
   }
 }
 
@@ -47,7 +92,7 @@ function prepare (
     const { options, payloads } = plugin.routes.of(reply.request)
     return { options: resolveOptions(options, callOptions, 'reply.sse'), payloads }
   } catch (error) {
-    letGo(source)
+    if (!isSubscribable(source)) letGo(source)
     throw error
   }
 }

@@ -1,5 +1,5 @@
 /**
- * A stream begins. Its source runs; when this turn of the event loop is over, the stream is given to Fastify to send;
+ * A stream begins. Its producer runs; when this turn of the event loop is over, the stream is given to Fastify to send;
  * when the onSend hooks have run, it takes the response over. Until then somebody else may still answer.
  */
 import type { FastifyReply } from 'fastify'
@@ -9,9 +9,7 @@ import type { Feed } from './feed.ts'
 import { retryFrame } from './frame.ts'
 import { asError } from './log.ts'
 import { draw } from './options.ts'
-import { pump } from './pump.ts'
 import { onceServed } from './response.ts'
-import type { Source } from './source.ts'
 
 /** On every reply: the stream that answers it, if any. */
 export const kStream = Symbol('fastify-typed-sse.stream')
@@ -33,18 +31,28 @@ export function setDefaultHeaders (reply: FastifyReply): void {
   }
 }
 
-/** The source is pulled when it is this request's turn on its socket, and the stream is sent one turn later. */
-export function startStream (reply: StreamReply, connection: Connection, source: Source, feed: Feed): void {
+/** What fills a stream. */
+export interface Producer {
+  /** Begins to write into the connection. The head of the response waits for what it returns. */
+  start (): Promise<void> | void
+  /** The stream has ended before it could start. */
+  stop (): void
+}
+
+/** The producer is started when it is this request's turn on its socket, and the stream is sent one turn later. */
+export function startStream (reply: StreamReply, connection: Connection, producer: Producer, feed: Feed): void {
   const { retry } = connection.options
   if (retry !== undefined) connection.write(retryFrame(draw(retry)))
-  connection.onEnd(() => source.stop(false))
+  connection.onEnd(() => producer.stop())
   reply[kStream] = connection
   const send = reply.send
   coverSend(reply, connection)
   // A client can queue any number of requests on its socket. Each waits for its turn before anything is done for it.
   onceServed(reply.raw, () => {
-    pump(source, connection, feed)
-    setImmediate(() => sendStream(reply, connection, feed, send))
+    const started = producer.start()
+    const sendLater = () => { setImmediate(() => sendStream(reply, connection, feed, send)) }
+    if (started === undefined) sendLater()
+    else started.then(sendLater)
   })
 }
 

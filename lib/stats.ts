@@ -12,6 +12,8 @@ export type EndReason =
   | 'invalid-event'
   /** The client left bytes unread for longer than `writeTimeout`. */
   | 'write-timeout'
+  /** The client fell so far behind that its channel no longer had what came next. */
+  | 'lagged'
   /** `maxDuration` has passed. */
   | 'max-duration'
   /** The server is closing. */
@@ -37,6 +39,10 @@ export interface SseStats {
   bytes: number
   /** Invalid events that were left out (`onInvalidEvent: 'drop'`). */
   dropped: number
+  /** Gaps that readers of channels were told of. */
+  gaps: number
+  /** How often readers of channels fell behind and went on, by `onLag: 'gap'` or `'latest'`. */
+  lags: number
 }
 
 export function createStats (): SseStats {
@@ -49,6 +55,7 @@ export function createStats (): SseStats {
       'source-threw': 0,
       'invalid-event': 0,
       'write-timeout': 0,
+      lagged: 0,
       'max-duration': 0,
       shutdown: 0,
       ended: 0,
@@ -57,6 +64,8 @@ export function createStats (): SseStats {
     refused: 0,
     events: 0,
     bytes: 0,
-    dropped: 0
+    dropped: 0,
+    gaps: 0,
+    lags: 0
   }
 }

@@ -32,6 +32,8 @@ export type Destination = Pick<ServerResponse, 'write' | 'end' | 'destroy' | 'on
 export class Writer implements Waiting {
   bytes = 0
   behind = false
+  /** What breaks silence. */
+  keepAlive = KEEP_ALIVE
 
   line: Line | undefined = undefined
   earlier: Waiting | undefined = undefined
@@ -49,8 +51,8 @@ export class Writer implements Waiting {
   #flushing = false
   /** The first look was taken: the next one decides. */
   #looked = false
-  /** What of a large write is still to be sent. */
-  #rest: Buffer | undefined
+  /** What is to be sent before the gathered text: the rest of a large write, bytes that came while it was behind. */
+  #queue: Buffer[] = []
   /** Set with the last text. */
   #done: (() => void) | undefined
   #closed = false
@@ -91,6 +93,23 @@ export class Writer implements Waiting {
     return !this.behind
   }
 
+  /** Takes bytes, which are not copied: many writers may share them. False: make a pause, as with `write`. */
+  writeBytes (bytes: Buffer): boolean {
+    if (this.#closed) return false
+    this.#enqueueGathered()
+    this.#queue.push(bytes)
+    if (this.#destination === undefined) return this.unsent < GATHER
+    this.#flush()
+    return !this.behind
+  }
+
+  /** Bytes (of text still to be encoded: characters) that were taken, but not by the socket. */
+  get unsent (): number {
+    let size = this.#gathered.length + (this.#destination?.writableLength ?? 0)
+    for (const { length } of this.#queue) size += length
+    return size
+  }
+
   /** Settles when more can be taken, or when nothing more will be; never rejects. */
   ready (): Promise<void> {
     return new Promise((resolve) => { this.#waiter = resolve })
@@ -111,7 +130,7 @@ export class Writer implements Waiting {
   close (): void {
     this.#closed = true
     this.#gathered = ''
-    this.#rest = undefined
+    this.#queue = []
     this.line?.leave(this)
     this.#wake()
   }
@@ -134,7 +153,7 @@ export class Writer implements Waiting {
     } else if (writeTimeout !== false && writeTimeout < keepAlive && !this.#looked) {
       this.#lookAgain(keepAlive - writeTimeout)
     } else {
-      this.write(KEEP_ALIVE)
+      this.write(this.keepAlive)
     }
   }
 
@@ -159,27 +178,32 @@ export class Writer implements Waiting {
     if (taken || this.#done !== undefined || this.line === undefined) this.#wait()
   }
 
+  #enqueueGathered (): void {
+    if (this.#gathered === '') return
+    this.#queue.push(Buffer.from(this.#gathered))
+    this.#gathered = ''
+  }
+
   /**
    * Sends what has gathered, in one write, or in slices where it is large: each that the client takes is progress.
    * @returns false if the socket asks for a pause
    */
   #send (destination: Destination): boolean {
-    let rest = this.#rest
-    if (this.#gathered !== '') {
-      const gathered = Buffer.from(this.#gathered)
-      rest = rest === undefined ? gathered : Buffer.concat([rest, gathered])
-      this.#gathered = ''
-    }
+    this.#enqueueGathered()
     let goOn = true
-    while (goOn && rest !== undefined) {
-      const slice = rest.subarray(0, SLICE)
-      rest = rest.length > SLICE ? rest.subarray(SLICE) : undefined
+    while (goOn && this.#queue.length > 0) {
+      const slice = this.#nextSlice(this.#queue[0]!)
       this.bytes += slice.length
       this.#stats.bytes += slice.length
       goOn = destination.write(slice)
     }
-    this.#rest = rest
     return goOn
+  }
+
+  #nextSlice (first: Buffer): Buffer {
+    if (first.length <= SLICE) this.#queue.shift()
+    else this.#queue[0] = first.subarray(SLICE)
+    return first.length <= SLICE ? first : first.subarray(0, SLICE)
   }
 
   #onSent (): void {
@@ -196,7 +220,7 @@ export class Writer implements Waiting {
 
   #onBehind (destination: Destination): void {
     this.behind = true
-    if (this.#rest === undefined) this.#onAllWritten()
+    if (this.#queue.length === 0) this.#onAllWritten()
     destination.once('drain', () => {
       this.behind = false
       this.#flush()

@@ -1,7 +1,7 @@
 /** Options: which values they can have, that a wrong one is told where it is given, and that the nearest wins. */
 import fastify from 'fastify'
 import t, { type Test } from 'tap'
-import sse, { type SseOptions, type StreamOptions } from '../index.ts'
+import sse, { memoryBroker, type SseOptions, type StreamOptions } from '../index.ts'
 import { checkPluginOptions, DEFAULTS, draw, resolveOptions, streamOptions } from '../lib/options.ts'
 import { createApp } from './helpers.ts'
 
@@ -38,7 +38,8 @@ const STREAM: Record<keyof StreamOptions, { right: unknown[], wrong: unknown[], 
 /** The same of the options that the plugin alone has. */
 const PLUGIN: Record<Exclude<keyof SseOptions, keyof StreamOptions>, { right: unknown[], wrong: unknown[], expected: RegExp }> = {
   lastEventIdQuery: { right: ['id', false], wrong: ['', true, null, 5, {}], expected: /the name of a parameter, or false/ },
-  drain: { right: [0, 1, 8_999], wrong: [-1, 1.5, NaN, LONGEST + 1, '5', false, null, { min: 1, max: 2 }], expected: /an integer of milliseconds >= 0/ }
+  drain: { right: [0, 1, 8_999], wrong: [-1, 1.5, NaN, LONGEST + 1, '5', false, null, { min: 1, max: 2 }], expected: /an integer of milliseconds >= 0/ },
+  broker: { right: [memoryBroker()], wrong: [{}, null, 'memory', { append () {} }], expected: /a broker, such as memoryBroker\(\)/ }
 }
 
 const STREAM_NAMES = Object.keys(STREAM)

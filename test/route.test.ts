@@ -200,7 +200,7 @@ t.test('an invalid event ends the stream, or is dropped, logged and counted', as
     ['invalid event dropped', 'FST_SSE_INVALID_EVENT', /event 'n', data: expected number/],
     ['invalid event dropped', 'FST_SSE_INVALID_EVENT', /'id' has a line end/]
   ])
-  t.match(app.sse.stats(), { dropped: 2, events: 3, closed: { 'invalid-event': 1, 'source-done': 1 } })
+  t.match(app.sse.stats(), { dropped: 2, gaps: 0, lags: 0, events: 3, closed: { 'invalid-event': 1, 'source-done': 1 } })
 })
 
 t.test('onError gives the last event; without it nothing of the error is told', async (t) => {
@@ -274,12 +274,13 @@ t.test('stats counts; connections shows what is open', async (t) => {
     'source-threw': 0,
     'invalid-event': 0,
     'write-timeout': 0,
+    lagged: 0,
     'max-duration': 0,
     shutdown: 0,
     ended: 0,
     superseded: 0
   }
-  const none = { open: 0, opened: 0, closed, refused: 0, events: 0, bytes: 0, dropped: 0 }
+  const none = { open: 0, opened: 0, closed, refused: 0, events: 0, bytes: 0, dropped: 0, gaps: 0, lags: 0 }
   t.same(app.sse.stats(), none)
   const port = await listen(app)
   const done = await fetchBody(t, port, '/done')

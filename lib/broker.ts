@@ -1,0 +1,119 @@
+/**
+ * The contract between channels and the engine that keeps them. What is written here is the law; `brokerLaws` of
+ * `fastify-typed-sse/testing` are its paragraphs as tests.
+ *
+ * **Channels.** A broker keeps any number of channels, each by its name, which is any string. A channel is a log: entries
+ * in one order, which is the same for every reader. It comes to be by its first use, and may be dropped without a trace
+ * once it holds no entry, nobody listens to it, and it is neither open nor closed.
+ *
+ * **IDs and positions.** The broker gives each entry its ID, `<ms>-<seq>`: milliseconds since 1970 and a number, each at
+ * most 2^64 - 1. Within a channel IDs grow strictly in the order of the entries, whatever the clock does. The ID of an
+ * entry is also the position right after it; a broker may name other positions, in the same form. `0-0` is the position
+ * before a channel's first entry. No ID or position is ever given twice for different places of one channel: after the
+ * broker has lost its memory, it does not take a position of before for one of its own.
+ *
+ * **History.** Each append says how much the channel is to retain: the oldest entries go as soon as there are more than
+ * `events` of them, or more than `bytes` in them (`sizeOf`), or when they are older than `age`. The newest is retained
+ * whatever its size. A broker may retain more than that, never less. Only the oldest go: what is retained has no holes.
+ *
+ * **Reading back.** `read` gives entries after a position. It is complete when the broker can be sure that no entry has
+ * ever been between that position and the first it gives; a position that it does not know is never complete. What it
+ * gives then begins at the earliest entry retained.
+ *
+ * **Listening.** `listen` draws a boundary at the moment of the call: whatever was appended before can be read
+ * back up to the position that it resolves with, whatever comes after is given to the listener, each entry once, in order,
+ * until `stop`. Nothing is in neither, nothing in both. Entries may be given before the promise has settled. A listener must
+ * not throw; if it appends, that entry comes after those that are still being given. An engine that has lost its way to
+ * the entries for a time, and cannot be sure to have given all of them, says `lost` with the position from which it goes
+ * on: never before the promise has settled.
+ *
+ * **Closing.** After `close` a channel takes no more entries, its history is no longer trimmed by age, and when
+ * `forgetAfter` has passed the channel is forgotten as a whole. Each listener is told `closed` after the last entry, or
+ * learns it when it begins to listen. To close twice does nothing.
+ *
+ * **Errors.** Each method returns a promise and never throws. A rejected `append` says that the entry may not have been
+ * stored. After `close`, `append` rejects with FST_SSE_CHANNEL_CLOSED. Nothing that was accepted is dropped silently.
+ *
+ * **End.** Who has made a broker ends it. Channels only stop what they have begun.
+ */
+
+/** An event as it is kept: checked, serialised, without ID. It has either `data` or `raw`. */
+export interface Message {
+  /** The event type; `''` is 'message'. */
+  event: string
+  /** JSON text. */
+  data?: string | undefined
+  /** Text that is no JSON. */
+  raw?: string | undefined
+  /** The reconnection time in ms. */
+  retry?: number | undefined
+  comment?: string | undefined
+}
+
+/** An event with its place in the log. */
+export interface Entry {
+  readonly id: string
+  readonly message: Message
+}
+
+/** How much of a channel is retained: whichever limit is reached first. */
+export interface History {
+  /** Entries; at least 1. */
+  events: number
+  /** Bytes, as `sizeOf` counts them; at least 1. */
+  bytes: number
+  /** Milliseconds; at least 1. `false`: entries do not grow old. */
+  age: number | false
+}
+
+/** Some entries, read back. */
+export interface Page {
+  /** The position right before the first entry given; where none is given, a position after which there is none yet. */
+  after: string
+  entries: readonly Entry[]
+  /** Whether `after` is what was asked for, and no entry was ever between it and the first one given. */
+  complete: boolean
+}
+
+/** Who is given what is appended. */
+export interface Listener {
+  entry (entry: Entry): void
+  /** No more entries will come. */
+  closed (): void
+  /** Entries may have been missed: what comes next is after this position; what was before must be read back. */
+  lost (position: string): void
+}
+
+export interface Listening {
+  /** Whatever is after this position is given to the listener. */
+  position: string
+  /** Whether the channel was closed already: nothing will be given. */
+  closed: boolean
+  /** Whether anybody has opened, closed or published to the channel, as far as the broker remembers. */
+  known: boolean
+  /** Nothing is given any more. */
+  stop (): void
+}
+
+export interface Broker {
+  /**
+   * Makes a channel known, so that it is kept until it is closed, though it may be empty.
+   * @returns true for the one caller who has made it known; false where it was known
+   */
+  open (channel: string): Promise<boolean>
+  /** @returns the ID of the entry, once it is stored */
+  append (channel: string, message: Message, history: History): Promise<string>
+  /** @param forgetAfter milliseconds after which a closed channel is forgotten; `false`: never */
+  close (channel: string, forgetAfter: number | false): Promise<void>
+  /**
+   * @param after a position, in the form of an entry ID; undefined: from the earliest entry retained, which is complete
+   * @param count entries at the most; at least one is given if there is one
+   */
+  read (channel: string, after: string | undefined, count: number): Promise<Page>
+  listen (channel: string, listener: Listener): Promise<Listening>
+}
+
+/** The bytes that a message counts in a channel's history. */
+export function sizeOf ({ event, data, raw, comment }: Message): number {
+  return Buffer.byteLength(data ?? raw ?? '') + event.length + (comment === undefined ? 0 : Buffer.byteLength(comment))
+}

@@ -1,0 +1,224 @@
+/** The broker that an application has by itself: the channels of one process, in its memory. */
+import type { Broker, Entry, History, Listener, Listening, Message, Page } from '../broker.ts'
+import { sizeOf } from '../broker.ts'
+import { Log } from '../channels/log.ts'
+import { BEGINNING, compareEntryIds } from '../entry-id.ts'
+import { ChannelClosed } from '../errors.ts'
+
+/** Milliseconds between two looks for what has grown old in channels that are no longer used. */
+const SWEEP = 15_000
+
+/**
+ * Within one millisecond sequence numbers differ by this much, and end in the same digits, which are this broker's own:
+ * so an ID of an earlier process is known to be old, even if the clock was set back meanwhile.
+ */
+const STEP = 10_000
+
+/** IDs that grow strictly. */
+class EntryIds {
+  readonly #own = Math.floor(Math.random() * STEP)
+  #ms = 0
+  #count = 0
+  readonly origin: string
+  last: string
+
+  constructor () {
+    this.origin = this.last = this.next()
+  }
+
+  next (): string {
+    const now = Date.now()
+    if (now > this.#ms) {
+      this.#ms = now
+      this.#count = 0
+    } else {
+      this.#count++
+    }
+    this.last = `${this.#ms}-${this.#count * STEP + this.#own}`
+    return this.last
+  }
+
+  /** Whether this position was given by these IDs. */
+  knows (position: string): boolean {
+    return Number(position.slice(position.indexOf('-') + 1)) % STEP === this.#own &&
+      compareEntryIds(position, this.origin) >= 0 && compareEntryIds(position, this.last) <= 0
+  }
+}
+
+/** One channel. */
+interface Stream {
+  log: Log<Entry>
+  history: History | undefined
+  listeners: Set<Listener>
+  opened: boolean
+  closed: boolean
+  /** When a closed stream is forgotten, in ms of performance.now(). */
+  forgetAt: number
+  /** Whatever is before this position may have been in a stream of this name that was forgotten. */
+  floor: string
+}
+
+class MemoryBroker implements Broker {
+  readonly #ids = new EntryIds()
+  readonly #streams = new Map<string, Stream>()
+  /** No forgotten stream has had an entry after this position. */
+  #floor = this.#ids.origin
+  /** What is still to be told to listeners: one of them may publish while others have not been told. */
+  readonly #untold: (() => void)[] = []
+  #telling = false
+  #sweeper: NodeJS.Timeout | undefined
+
+  async open (channel: string): Promise<boolean> {
+    const stream = this.#streamOf(channel)
+    if (isKnown(stream)) return false
+    stream.opened = true
+    return true
+  }
+
+  async append (channel: string, message: Message, history: History): Promise<string> {
+    const stream = this.#streamOf(channel)
+    if (stream.closed) throw new ChannelClosed(channel)
+    const entry: Entry = { id: this.#ids.next(), message }
+    stream.history = history
+    stream.log.append(entry, sizeOf(message), performance.now())
+    trim(stream)
+    this.#tell(stream, (listener) => listener.entry(entry))
+    return entry.id
+  }
+
+  async close (channel: string, forgetAfter: number | false): Promise<void> {
+    const stream = this.#streamOf(channel)
+    if (stream.closed) return
+    stream.closed = true
+    stream.forgetAt = forgetAfter === false ? Infinity : performance.now() + forgetAfter
+    this.#tell(stream, (listener) => listener.closed())
+  }
+
+  async read (channel: string, after: string | undefined, count: number): Promise<Page> {
+    const stream = this.#streams.get(channel)
+    if (stream === undefined) {
+      const complete = after === undefined || after === BEGINNING || this.#reaches(after, this.#floor)
+      return { after: complete && after !== undefined ? after : this.#ids.last, entries: [], complete }
+    }
+    trim(stream)
+    const { log } = stream
+    const complete = after === undefined || this.#isComplete(stream, after)
+    const from = complete && after !== undefined ? log.firstAfter(after) : log.first
+    const entries = []
+    for (let index = from; index < log.next && entries.length < count; index++) entries.push(log.at(index))
+    return { after: complete && after !== undefined ? after : log.base, entries, complete }
+  }
+
+  async listen (channel: string, listener: Listener): Promise<Listening> {
+    const stream = this.#streamOf(channel)
+    const { closed } = stream
+    // A listener of its own for each call, even where the same one is given twice.
+    const own = bound(listener)
+    let stopped = false
+    // What was appended before this call may still be untold: it is before the boundary.
+    this.#untold.push(() => { if (!stopped) stream.listeners.add(own) })
+    this.#tellAll()
+    return {
+      position: stream.log.tail,
+      closed,
+      known: isKnown(stream),
+      stop: () => {
+        stopped = true
+        stream.listeners.delete(own)
+        if (!isKnown(stream) && stream.listeners.size === 0) this.#streams.delete(channel)
+      }
+    }
+  }
+
+  #isComplete ({ log, floor }: Stream, after: string): boolean {
+    if (after === BEGINNING) return log.first === 0
+    return this.#reaches(after, log.first === 0 ? floor : log.base)
+  }
+
+  #reaches (position: string, floor: string): boolean {
+    return this.#ids.knows(position) && compareEntryIds(position, floor) >= 0
+  }
+
+  #streamOf (channel: string): Stream {
+    let stream = this.#streams.get(channel)
+    if (stream !== undefined && isForgotten(stream, performance.now())) {
+      this.#forget(channel, stream)
+      stream = undefined
+    }
+    if (stream === undefined) {
+      stream = {
+        log: new Log(this.#ids.last),
+        history: undefined,
+        listeners: new Set(),
+        opened: false,
+        closed: false,
+        forgetAt: Infinity,
+        floor: this.#floor
+      }
+      this.#streams.set(channel, stream)
+      this.#sweepLater()
+    }
+    return stream
+  }
+
+  #tell (stream: Stream, tell: (listener: Listener) => void): void {
+    this.#untold.push(() => stream.listeners.forEach(tell))
+    this.#tellAll()
+  }
+
+  #tellAll (): void {
+    if (this.#telling) return
+    this.#telling = true
+    for (let next = this.#untold.shift(); next !== undefined; next = this.#untold.shift()) next()
+    this.#telling = false
+  }
+
+  #sweepLater (): void {
+    this.#sweeper ??= setTimeout(() => this.#sweep(), SWEEP).unref()
+  }
+
+  #sweep (): void {
+    this.#sweeper = undefined
+    const now = performance.now()
+    for (const [channel, stream] of this.#streams) {
+      trim(stream)
+      if (isForgotten(stream, now)) this.#forget(channel, stream)
+    }
+    if (this.#streams.size > 0) this.#sweepLater()
+  }
+
+  #forget (channel: string, { log }: Stream): void {
+    this.#streams.delete(channel)
+    if (log.next > 0 && compareEntryIds(log.tail, this.#floor) > 0) this.#floor = log.tail
+  }
+}
+
+function trim (stream: Stream): void {
+  if (stream.history !== undefined && !stream.closed) stream.log.trim(stream.log.excess(stream.history, performance.now()))
+}
+
+function isKnown ({ opened, closed, log }: Stream): boolean {
+  return opened || closed || log.next > 0
+}
+
+function isForgotten ({ log, listeners, opened, closed, forgetAt }: Stream, now: number): boolean {
+  if (closed) return now >= forgetAt
+  return !opened && log.next === log.first && listeners.size === 0
+}
+
+function bound (listener: Listener): Listener {
+  return {
+    entry: (entry) => listener.entry(entry),
+    closed: () => listener.closed(),
+    lost: (position) => listener.lost(position)
+  }
+}
+
+/**
+ * A broker in the memory of this process. It keeps no timer that holds the process, and needs no end.
+ *
+ * A channel that was closed is forgotten in time; one that is not, when its last entry has grown old and nobody listens.
+ */
+export function memoryBroker (): Broker {
+  return new MemoryBroker()
+}

@@ -1,0 +1,54 @@
+/** An event of a channel in the forms in which readers want it, each made once, however many they are. */
+import { sizeOf, type Entry, type Message } from '../broker.ts'
+import { frame } from '../frame.ts'
+import { toReceived, type ReceivedEvent } from './message.ts'
+
+export class FramedEvent {
+  /** The position after it; `''`: none, as it is an event of a snapshot. */
+  readonly id: string
+  readonly message: Message
+  readonly size: number
+  #body: string | undefined
+  #bytes: Buffer | undefined
+  #seen: ReceivedEvent | undefined
+
+  constructor (id: string, message: Message) {
+    this.id = id
+    this.message = message
+    this.size = sizeOf(message)
+  }
+
+  /** The bytes of its block. The ID comes first in a block (frame.ts), so the rest of it is the same with any ID. */
+  get bytes (): Buffer {
+    this.#bytes ??= Buffer.from(this.id === '' ? this.#withoutId : `id: ${this.id}\n${this.#withoutId}`)
+    return this.#bytes
+  }
+
+  /** What filters and keys look at. They share it, and must not change it. */
+  get seen (): ReceivedEvent {
+    this.#seen ??= toReceived(this.message, this.id)
+    return this.#seen
+  }
+
+  /** The same event with another ID: on a stream of several channels, with the one that stands for all of them. */
+  as (id: string): FramedEvent {
+    const event = new FramedEvent(id, this.message)
+    event.#body = this.#withoutId
+    return event
+  }
+
+  get #withoutId (): string {
+    const { event, data, raw, retry, comment } = this.message
+    this.#body ??= frame({ event, id: undefined, retry, comment }, raw ?? data)
+    return this.#body
+  }
+}
+
+const known = new WeakMap<Entry, FramedEvent>()
+
+/** The one framed event of an entry: readers who are given the same entry share it. */
+export function framed (entry: Entry): FramedEvent {
+  let event = known.get(entry)
+  if (event === undefined) known.set(entry, event = new FramedEvent(entry.id, entry.message))
+  return event
+}

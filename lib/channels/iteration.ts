@@ -1,0 +1,128 @@
+/** A reading as an async iterator: for workers, tests, and whatever else has no HTTP. */
+import { GAP, toReceived, type ReceivedEvent } from './message.ts'
+import type { Part, Reading } from './reading.ts'
+
+/** Bytes that are held for a reader in a burst that is larger than the channel's history. */
+const MOST_HELD = 1_048_576
+
+interface Waiter {
+  resolve (result: IteratorResult<ReceivedEvent>): void
+  reject (error: unknown): void
+}
+
+export class Iteration implements AsyncIterableIterator<ReceivedEvent> {
+  readonly #open: () => Reading
+  readonly #signal: AbortSignal | undefined
+  readonly #all: Set<Iteration>
+  readonly #waiters: Waiter[] = []
+  readonly #events: (() => ReceivedEvent)[] = []
+  #held = 0
+  #reading: Reading | undefined
+  #failure: { error: unknown } | undefined
+  #done = false
+  readonly #onAbort = () => this.end()
+
+  /** @param all where it is to be found as long as it is open */
+  constructor (open: () => Reading, signal: AbortSignal | undefined, all: Set<Iteration>) {
+    this.#open = open
+    this.#signal = signal
+    this.#all = all
+  }
+
+  /** What is published after the first call is not missed. */
+  next (): Promise<IteratorResult<ReceivedEvent>> {
+    if (this.#reading === undefined && !this.#done) this.#begin()
+    return new Promise((resolve, reject) => {
+      this.#waiters.push({ resolve, reject })
+      this.#serve()
+    })
+  }
+
+  /** Never waits, not even for a `next()` that is pending: that one is told that this is the end. */
+  async return (): Promise<IteratorResult<ReceivedEvent>> {
+    this.end()
+    return { done: true, value: undefined }
+  }
+
+  [Symbol.asyncIterator] (): this {
+    return this
+  }
+
+  end (): void {
+    this.#finish()
+    this.#events.length = 0
+    this.#serve()
+  }
+
+  #begin (): void {
+    if (this.#signal?.aborted === true) {
+      this.#done = true
+      return
+    }
+    this.#signal?.addEventListener('abort', this.#onAbort)
+    this.#all.add(this)
+    this.#reading = this.#open()
+    this.#reading.onReady = (urgent) => {
+      if (urgent) this.#hold()
+      this.#serve()
+    }
+  }
+
+  #finish (): void {
+    this.#done = true
+    this.#all.delete(this)
+    this.#signal?.removeEventListener('abort', this.#onAbort)
+    this.#reading?.stop()
+  }
+
+  #serve (): void {
+    while (this.#waiters.length > 0) {
+      while (this.#events.length === 0 && this.#take());
+      const event = this.#events.shift()
+      if (event !== undefined) this.#waiters.shift()!.resolve({ done: false, value: event() })
+      else if (this.#failure !== undefined) this.#reject(this.#failure.error)
+      else if (this.#done) this.#waiters.shift()!.resolve({ done: true, value: undefined })
+      else return
+    }
+    if (this.#events.length === 0) this.#held = 0
+  }
+
+  #reject (error: unknown): void {
+    this.#failure = undefined
+    this.#waiters.shift()!.reject(error)
+  }
+
+  #hold (): void {
+    while (this.#held < MOST_HELD && this.#take());
+  }
+
+  /** @returns false if there is nothing to take now, or ever */
+  #take (): boolean {
+    if (this.#done) return false
+    try {
+      const part = this.#reading!.take()
+      if (part !== undefined) this.#add(part)
+      return part !== undefined
+    } catch (error) {
+      this.#failure = { error }
+      this.#finish()
+      return false
+    }
+  }
+
+  #add (part: Part): void {
+    switch (part.is) {
+      case 'events':
+        for (const { message, id, size } of part.batch.events) {
+          this.#held += size
+          this.#events.push(() => toReceived(message, id))
+        }
+        return
+      case 'gap':
+        this.#events.push(() => ({ event: GAP, data: part.gap }))
+        return
+      case 'end':
+        this.#finish()
+    }
+  }
+}

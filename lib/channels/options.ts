@@ -1,0 +1,153 @@
+/** The options of channels, subscriptions and runs: what they mean, their defaults, and which values they can have. */
+import type { History } from '../broker.ts'
+import { describe } from '../describe.ts'
+import { InvalidOption } from '../errors.ts'
+import { checkOptions, isFunction, isInteger, isInvalidEventPolicy, type Check } from '../options.ts'
+import type { Schema } from '../schema.ts'
+import type { OnLag } from './cursor.ts'
+import { GAP, type ReceivedEvent } from './message.ts'
+
+export type Events = Record<string, Schema>
+
+/** Options of a channel. A wrong one throws FST_SSE_INVALID_OPTION, a bad schema FST_SSE_INVALID_SCHEMA. */
+export interface ChannelOptions<Received = ReceivedEvent, Event = unknown> {
+  /**
+   * Event type to the schema of its data, as in a route's `schema.events`. Default: any event may be published. The type
+   * 'gap' is the channel's own.
+   */
+  events?: Record<string, object> | undefined
+  /**
+   * How much is retained, for those who come back: whichever limit is reached first. Defaults: `events` 1_000, `bytes`
+   * 4_194_304, `age` 3_600_000 ms. Each at least 1; `age: false`: events do not grow old.
+   */
+  history?: Partial<History> | undefined
+  /**
+   * The state that the events change. Who begins to read without a position, or after a gap, gets these events first
+   * (without IDs), then what was published since the moment before the function was called. Default: none.
+   */
+  snapshot?: (() => AsyncIterable<Event> | Iterable<Event>) | undefined
+  /**
+   * What happens to a reader that has fallen so far behind that its next event is no longer retained. `'disconnect'`
+   * (default): its stream ends, the client comes back, and is told of the gap. `'gap'`: it is told, and goes on from the
+   * earliest event. `'latest'`: it goes on with the newest event of every `key`.
+   */
+  onLag?: OnLag | undefined
+  /** What an event is about, for `onLag: 'latest'`: a newer event with the same key stands for the older one. Synchronous. */
+  key?: ((event: Received) => unknown) | undefined
+}
+
+export interface ResolvedChannelOptions extends Pick<ChannelOptions, 'snapshot' | 'key'> {
+  events: Events | undefined
+  history: History
+  onLag: OnLag
+}
+
+/** Options of a run. */
+export interface RunOptions {
+  /** As those of a channel. Default: the source may yield any event. */
+  events?: Record<string, object> | undefined
+  /** As that of a channel. Defaults: `events` 10_000, `bytes` 16_777_216, `age` false. */
+  history?: Partial<History> | undefined
+  /** Milliseconds after its end for which a run can still be read. Default 300_000; at least 1. */
+  forgetAfter?: number | undefined
+  /** Called when the source fails; returns the last event to record. Without it readers learn nothing but the end. */
+  onError?: ((error: unknown) => unknown) | undefined
+  /** What an invalid event does: `'fail'` (default) ends the run as an error of its source; `'drop'` leaves it out. */
+  onInvalidEvent?: 'fail' | 'drop' | undefined
+}
+
+export interface ResolvedRunOptions extends Pick<RunOptions, 'onError'> {
+  channel: ResolvedChannelOptions
+  forgetAfter: number
+  onInvalidEvent: 'fail' | 'drop'
+}
+
+const HISTORY: History = { events: 1_000, bytes: 4_194_304, age: 3_600_000 }
+const RUN_HISTORY: History = { events: 10_000, bytes: 16_777_216, age: false }
+
+const atLeastOne: Check = (value) => isInteger(value, 1, Number.MAX_SAFE_INTEGER) ? undefined : 'an integer >= 1'
+
+const HISTORY_CHECKS: Record<keyof History, Check> = {
+  events: atLeastOne,
+  bytes: atLeastOne,
+  age: (value) => value === false ? undefined : atLeastOne(value) && 'an integer of milliseconds >= 1, or false'
+}
+
+const isObject: Check = (value) => typeof value === 'object' && value !== null ? undefined : 'an object'
+
+const CHANNEL_CHECKS: Record<keyof ChannelOptions, Check> = {
+  events: isObject,
+  history: isObject,
+  snapshot: isFunction,
+  onLag: (value) => ['disconnect', 'gap', 'latest'].includes(value as string) ? undefined : "'disconnect', 'gap' or 'latest'",
+  key: isFunction
+}
+
+const RUN_CHECKS: Record<keyof RunOptions, Check> = {
+  events: isObject,
+  history: isObject,
+  forgetAfter: (value) => atLeastOne(value) && 'an integer of milliseconds >= 1',
+  onError: isFunction,
+  onInvalidEvent: isInvalidEventPolicy
+}
+
+const SUBSCRIBE_CHECKS: Record<string, Check> = {
+  after: (value) => typeof value === 'string' ? undefined : "an event's ID or 'earliest'",
+  filter: isFunction,
+  signal: (value) => value instanceof AbortSignal ? undefined : 'an AbortSignal'
+}
+
+/** @throws {InvalidOption} */
+export function resolveChannelOptions (options: ChannelOptions, name: string): ResolvedChannelOptions {
+  const where = `channel '${name}'`
+  checkOptions(options, CHANNEL_CHECKS, where)
+  const { events, history, snapshot, onLag = 'disconnect', key } = options
+  if ((onLag === 'latest') !== (key !== undefined)) {
+    throw new InvalidOption(`${where} needs both onLag: 'latest' and 'key', or neither`)
+  }
+  return { events: resolveEvents(events, where), history: resolveHistory(history, HISTORY, where), snapshot, onLag, key }
+}
+
+/** @throws {InvalidOption} */
+export function resolveRunOptions (options: RunOptions, key: string): ResolvedRunOptions {
+  const where = `run '${key}'`
+  checkOptions(options, RUN_CHECKS, where)
+  const { events, history, forgetAfter = 300_000, onError, onInvalidEvent = 'fail' } = options
+  return {
+    channel: {
+      events: resolveEvents(events, where),
+      history: resolveHistory(history, RUN_HISTORY, where),
+      snapshot: undefined,
+      onLag: 'disconnect',
+      key: undefined
+    },
+    forgetAfter,
+    onError,
+    onInvalidEvent
+  }
+}
+
+/** @throws {InvalidOption} */
+export function checkSubscribeOptions (options: object, where: string): void {
+  checkOptions(options, SUBSCRIBE_CHECKS, where)
+}
+
+/** @throws {InvalidOption} */
+export function checkName (name: unknown, what: string): asserts name is string {
+  if (typeof name === 'string' && name !== '' && name.isWellFormed()) return
+  throw new InvalidOption(`${what} must be a string that is not empty, got ${describe(name)}`)
+}
+
+function resolveEvents (events: ChannelOptions['events'], where: string): Events | undefined {
+  if (events !== undefined && Object.hasOwn(events, GAP)) {
+    throw new InvalidOption(`${where} cannot have an event type '${GAP}': by it a channel tells its readers of a gap`)
+  }
+  return events as Events | undefined
+}
+
+function resolveHistory (history: Partial<History> | undefined, defaults: History, where: string): History {
+  if (history === undefined) return defaults
+  checkOptions(history, HISTORY_CHECKS, `the history of ${where}`)
+  const { events = defaults.events, bytes = defaults.bytes, age = defaults.age } = history
+  return { events, bytes, age }
+}

@@ -1,0 +1,77 @@
+/**
+ * How a reader gets what is on a channel, or on several: it takes part after part, as fast as it can, and is called when
+ * there is more. What it has not taken it does not hold: behind a reading there is a place in a log, not a queue.
+ */
+import type { FramedEvent } from './framed-event.ts'
+
+/** Bytes of events in one part at the most, unless a single event has more. */
+const PART = 65_536
+
+/** Some events, one after the other. */
+export class Batch {
+  readonly events: readonly FramedEvent[]
+  #bytes: Buffer | undefined
+
+  constructor (events: readonly FramedEvent[]) {
+    this.events = events
+  }
+
+  /** As many as fit into one part; at least one, if there is one. */
+  static gather (next: () => FramedEvent | undefined): Batch {
+    const events: FramedEvent[] = []
+    let size = 0
+    while (size < PART) {
+      const event = next()
+      if (event === undefined) break
+      events.push(event)
+      size += event.size
+    }
+    return new Batch(events)
+  }
+
+  /** Their blocks. Whoever is given the same batch shares them. */
+  get bytes (): Buffer {
+    this.#bytes ??= this.events.length === 1 ? this.events[0]!.bytes : Buffer.concat(this.events.map(({ bytes }) => bytes))
+    return this.#bytes
+  }
+}
+
+export type Part =
+  | { is: 'events', batch: Batch }
+  /**
+   * The reader's last event ID, without an event.
+   * @property why 'start': events follow from here. 'requested': it is the one that was asked for, and a gap follows.
+   *   'moved': the events up to here were left out by its filter, so it need not be told at once
+   */
+  | { is: 'position', id: string, why: 'start' | 'requested' | 'moved' }
+  /** Whatever was after `requested` and before `earliest` is lost to this reader. */
+  | { is: 'gap', gap: Gap }
+  /** The reader has fallen behind, and the channel's policy is to let it go on: with a gap, or with what is newest. */
+  | { is: 'lag' }
+  /** The channel is closed, and the reader has had everything. */
+  | { is: 'end' }
+
+/** The data of a `gap` event. */
+export interface Gap {
+  /** The name of the channel, where the reader has several. */
+  channel?: string
+  /** The last event ID from which the reader wanted to go on. */
+  requested: string
+  /** The ID of the earliest event that is retained; null if there is none. */
+  earliest: string | null
+}
+
+export interface Reading {
+  /**
+   * What comes next; undefined when there is nothing now, and then `onReady` is called when there may be more.
+   * @throws {Lagged} where that is how the channel wants a lag to end; what a broker, a snapshot or a filter throws
+   */
+  take (): Part | undefined
+  /**
+   * Set by the reader.
+   * @param urgent what it has not taken when this returns may be gone: it should take it, even if it would rather pause
+   */
+  onReady: (urgent: boolean) => void
+  /** Nothing more is taken, and nobody is called. */
+  stop (): void
+}

@@ -1,0 +1,179 @@
+/**
+ * What one process has of a channel while somebody reads it there: the newest part of its log, as the broker gives it, in
+ * the forms in which readers want it. Each reader is a cursor into it. Knows neither connections nor what readers do.
+ *
+ * What one turn of the event loop publishes is told to the readers once, when the turn is over; those who then take it
+ * take the same bytes.
+ */
+import type { Broker, Entry, History, Listening } from '../broker.ts'
+import { framed, type FramedEvent } from './framed-event.ts'
+import { Log } from './log.ts'
+import { Newest } from './newest.ts'
+import { Batch } from './reading.ts'
+
+/** Readers that are told in one turn of the event loop, so that a large audience does not hold up all else. */
+const READERS_PER_TURN = 512
+
+export interface Reader {
+  /** There is more to take, or the channel has ended. */
+  tell (): void
+  /** What comes before index `to` is about to go. @param from what the readers had been told of when this turn began */
+  urge (from: number, to: number): void
+}
+
+export class Replica {
+  readonly name: string
+  readonly broker: Broker
+  /** The channel is closed, and everything is in the log, or before it. */
+  closed = false
+  /** Settles when the log has its beginning; rejects with what the broker has rejected with. */
+  readonly started: Promise<void>
+  /** What was before this position can only be read back. */
+  start = ''
+  /** Whether anybody had used the channel when it was listened to. */
+  known = false
+  log!: Log<FramedEvent>
+  newest: Newest | undefined
+
+  readonly #history: History
+  readonly #readers = new Set<Reader>()
+  readonly #onEmpty: () => void
+  /** What was given before the position was known from which it counts. */
+  #early: Entry[] | undefined = []
+  #listening: Listening | undefined
+  #left = false
+  /** Batches that readers have taken, by the index of their first event, until there is more to take. */
+  readonly #batches = new Map<number, Batch>()
+  #telling = false
+  /** There is news since the telling began. */
+  #news = false
+  /** Up to here everybody has been told. */
+  #told = 0
+  /** Up to here those who keep up have been urged to take it. */
+  #urged = 0
+
+  /**
+   * @param key of the newest events to be kept; undefined: none are
+   * @param onEmpty the last reader has left
+   */
+  constructor (
+    broker: Broker, name: string, history: History, key: ((event: FramedEvent) => unknown) | undefined, onEmpty: () => void
+  ) {
+    this.broker = broker
+    this.name = name
+    this.#history = history
+    this.#onEmpty = onEmpty
+    this.started = this.#start(key)
+    // Each reader is told by itself.
+    this.started.catch(() => {})
+  }
+
+  join (reader: Reader): void {
+    this.#readers.add(reader)
+  }
+
+  leave (reader: Reader): void {
+    if (!this.#readers.delete(reader) || this.#readers.size > 0) return
+    this.#left = true
+    this.#listening?.stop()
+    this.#onEmpty()
+  }
+
+  /** The events from an index on, as many as one part takes; undefined if there is none yet. */
+  batchFrom (index: number): Batch | undefined {
+    if (index >= this.log.next) return undefined
+    let batch = this.#batches.get(index)
+    if (batch === undefined) {
+      let at = index
+      batch = Batch.gather(() => at < this.log.next ? this.log.at(at++) : undefined)
+      this.#batches.set(index, batch)
+    }
+    return batch
+  }
+
+  /** Lets go of what has grown too old. */
+  trim (): void {
+    if (this.closed) return
+    const now = performance.now()
+    const to = this.log.excess(this.#history, now)
+    this.newest?.trim(this.#history, now)
+    if (to === this.log.first) return
+    if (to > Math.max(this.#told, this.#urged)) this.#urge(to)
+    this.log.trim(to)
+    this.#batches.clear()
+  }
+
+  async #start (key: ((event: FramedEvent) => unknown) | undefined): Promise<void> {
+    const listening = await this.broker.listen(this.name, {
+      entry: (entry) => {
+        if (this.#early === undefined) this.#append(entry)
+        else this.#early.push(entry)
+      },
+      closed: () => this.#close(),
+      lost: (position) => this.#lose(position)
+    })
+    this.#listening = listening
+    if (this.#left) listening.stop()
+    this.start = listening.position
+    this.known = listening.known
+    this.log = new Log(listening.position)
+    if (key !== undefined) this.newest = new Newest(key, listening.position)
+    const early = this.#early!
+    this.#early = undefined
+    for (const entry of early) this.#append(entry)
+    if (listening.closed) this.closed = true
+  }
+
+  #append (entry: Entry): void {
+    const event = framed(entry)
+    const now = performance.now()
+    this.log.append(event, event.size, now)
+    this.newest?.add(event, now)
+    this.#batches.clear()
+    this.trim()
+    this.#tellLater()
+  }
+
+  #close (): void {
+    this.closed = true
+    if (this.#early === undefined) this.#tellLater()
+  }
+
+  /** Every cursor is now before the log, and has to read back from where it is. */
+  #lose (position: string): void {
+    this.log.reset(position)
+    this.newest?.reset(position)
+    this.#batches.clear()
+    this.#tellLater()
+  }
+
+  #tellLater (): void {
+    this.#news = true
+    if (this.#telling) return
+    this.#telling = true
+    setImmediate(() => this.#tellAll())
+  }
+
+  #tellAll (): void {
+    this.#news = false
+    this.#tell([...this.#readers], 0, this.log.next)
+  }
+
+  #tell (readers: Reader[], from: number, next: number): void {
+    const to = Math.min(from + READERS_PER_TURN, readers.length)
+    for (let at = from; at < to; at++) readers[at]!.tell()
+    if (to < readers.length) {
+      setImmediate(() => this.#tell(readers, to, next))
+    } else {
+      this.#told = next
+      if (this.#news) setImmediate(() => this.#tellAll())
+      else this.#telling = false
+    }
+  }
+
+  /** A burst that is larger than the history must not cut off those who keep up: they take it before it goes. */
+  #urge (to: number): void {
+    this.#urged = this.log.next
+    for (const reader of this.#readers) reader.urge(this.#told, to)
+  }
+}

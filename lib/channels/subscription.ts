@@ -1,0 +1,73 @@
+/**
+ * What can be read: a channel, several, a run; with a filter, from a position. It holds nothing until it is read, by
+ * `reply.sse` or by `for await`, and each reading of it is one of its own.
+ */
+import type { ReceivedEvent } from './message.ts'
+import { Iteration } from './iteration.ts'
+import type { Start } from './cursor.ts'
+import type { Reading } from './reading.ts'
+
+/** How `reply.sse` reads something: see Subscribable. */
+export const kSubscribe = Symbol('fastify-typed-sse.subscribe')
+
+export interface Subscribable {
+  [kSubscribe] (): Subscription
+}
+
+export function isSubscribable (source: unknown): source is Subscribable {
+  return typeof source === 'object' && source !== null && kSubscribe in source
+}
+
+/** What `subscribe` takes. */
+export interface SubscribeOptions<Received = ReceivedEvent> {
+  /**
+   * Where to begin: after the event with this ID, or `'earliest'`, with all that is retained. Default: with what is
+   * published from now on (a run: from its start). Over HTTP the client's last event ID goes before it.
+   */
+  after?: string | undefined
+  /** Leaves out the events for which it returns nothing true: replayed, live and of a snapshot alike. Synchronous. */
+  filter?: ((event: Received) => unknown) | undefined
+  /** Ends the reading when it aborts. */
+  signal?: AbortSignal | undefined
+}
+
+/** What is subscribed to. */
+export interface Subject {
+  /** The event types that its channels have declared; undefined: any. */
+  readonly types: ReadonlySet<string> | undefined
+  read (start: Start): Reading
+  /** The iterations that are ended when the hub is closed. */
+  readonly iterations: Set<Iteration>
+}
+
+export class Subscription implements Subscribable, AsyncIterable<ReceivedEvent> {
+  readonly #subject: Subject
+  readonly #options: SubscribeOptions
+
+  constructor (subject: Subject, options: SubscribeOptions) {
+    this.#subject = subject
+    this.#options = options
+  }
+
+  get types (): ReadonlySet<string> | undefined {
+    return this.#subject.types
+  }
+
+  get signal (): AbortSignal | undefined {
+    return this.#options.signal
+  }
+
+  /** @param lastEventId of the client */
+  read (lastEventId: string | undefined): Reading {
+    const { after, filter } = this.#options
+    return this.#subject.read({ after: lastEventId ?? after, filter })
+  }
+
+  [Symbol.asyncIterator] (): AsyncIterableIterator<ReceivedEvent> {
+    return new Iteration(() => this.read(undefined), this.#options.signal, this.#subject.iterations)
+  }
+
+  [kSubscribe] (): Subscription {
+    return this
+  }
+}

@@ -1,0 +1,124 @@
+/**
+ * Writes what a reading gives into a connection, as fast as its client reads: what the client has not taken stays in the
+ * channel's log. Knows nothing of how a reading finds what comes next.
+ */
+import type { Part, Reading } from './channels/reading.ts'
+import { GAP } from './channels/message.ts'
+import type { Connection } from './connection.ts'
+import { Lagged } from './errors.ts'
+import type { Feed } from './feed.ts'
+import { finishedFrame } from './finite.ts'
+import { frame } from './frame.ts'
+import { idAlone } from './id-alone.ts'
+
+/** Parts that are written in one turn of the event loop, so that a long replay does not hold up all else. */
+const PARTS_PER_TURN = 16
+
+/** Bytes that a connection holds at the most, when a burst is larger than the history of its channel. */
+const MOST_UNSENT = 1_048_576
+
+/**
+ * @param onEnd the stream has ended
+ * @returns when it is known from where the reading goes on, or that it has failed
+ */
+export function follow (reading: Reading, connection: Connection, feed: Feed, onEnd: () => void): Promise<void> {
+  return new Promise((resolve) => {
+    connection.onEnd(() => {
+      reading.stop()
+      onEnd()
+      resolve()
+    })
+    new Follower(reading, connection, feed, resolve).start()
+  })
+}
+
+class Follower {
+  readonly #reading: Reading
+  readonly #connection: Connection
+  readonly #feed: Feed
+  readonly #onBegun: () => void
+  readonly #userAgent: string | undefined
+  /** The client is behind, or others have their turn. */
+  #paused = false
+  /** A filter that publishes could bring it here again. */
+  #running = false
+
+  constructor (reading: Reading, connection: Connection, feed: Feed, onBegun: () => void) {
+    this.#reading = reading
+    this.#connection = connection
+    this.#feed = feed
+    this.#onBegun = onBegun
+    this.#userAgent = connection.request.headers['user-agent']
+  }
+
+  start (): void {
+    this.#reading.onReady = (urgent) => this.#run(urgent)
+    this.#run(false)
+  }
+
+  #run (urgent: boolean): void {
+    if (this.#running || (this.#paused && !this.#mustTake(urgent))) return
+    this.#running = true
+    try {
+      this.#takeAll(urgent)
+    } catch (error) {
+      if (error instanceof Lagged) this.#connection.end('lagged')
+      else this.#feed.fail('source-threw', error)
+    }
+    this.#running = false
+  }
+
+  #takeAll (urgent: boolean): void {
+    for (let parts = 0; this.#connection.reason === undefined; parts++) {
+      if (parts === PARTS_PER_TURN && !urgent) return this.#pause(new Promise(setImmediate))
+      const part = this.#reading.take()
+      if (part === undefined) return
+      this.#onBegun()
+      if (!this.#write(part) && !this.#mustTake(urgent)) return this.#pause(this.#connection.ready())
+    }
+  }
+
+  #mustTake (urgent: boolean): boolean {
+    return urgent && this.#connection.unsent < MOST_UNSENT
+  }
+
+  #pause (until: Promise<unknown>): void {
+    if (this.#paused) return
+    this.#paused = true
+    until.then(() => {
+      this.#paused = false
+      this.#run(false)
+    })
+  }
+
+  /** @returns false where a pause is to be made */
+  #write (part: Part): boolean {
+    const connection = this.#connection
+    switch (part.is) {
+      case 'events': {
+        const { bytes, events } = part.batch
+        connection.keepAliveWith(undefined)
+        return connection.writeEvents(bytes, events.length)
+      }
+      case 'position': {
+        const block = idAlone(part.id, this.#userAgent)
+        // A client that is told with the next keep-alive costs no write of its own.
+        connection.keepAliveWith(part.why === 'moved' ? block : undefined)
+        if (part.why !== 'moved') connection.write(block)
+        return true
+      }
+      case 'gap':
+        connection.count('gaps')
+        return connection.writeEvent(frame(GAP_FIELDS, JSON.stringify(part.gap)))
+      case 'lag':
+        connection.count('lags')
+        return true
+      case 'end':
+        connection.end('source-done', finishedFrame(this.#userAgent))
+        return false
+    }
+  }
+}
+
+/** Without an ID: a client that is cut off right after it comes back from where it was. */
+const GAP_FIELDS = { event: GAP, id: undefined, retry: undefined, comment: undefined }

@@ -1,0 +1,136 @@
+/** The types of channels, subscriptions and runs: what may be published, and what readers receive. */
+import type { FastifyTypeProvider, FastifyTypeProviderDefault } from 'fastify'
+import type { ChannelOptions, RunOptions } from '../lib/channels/options.ts'
+import type { Gap } from '../lib/channels/reading.ts'
+import type { RunEnd } from '../lib/channels/run.ts'
+import type { ReceivedEvent } from '../lib/channels/message.ts'
+import type { SubscribeOptions } from '../lib/channels/subscription.ts'
+import type { EncodedDataOf, EventOf, EventSchemas, IsAny, SseSource } from './events.ts'
+
+declare const kEvent: unique symbol
+
+/** What `reply.sse` can read from a position: a channel, a subscription, a run. `Event` is what it may send. */
+export interface Subscribable<Event> {
+  /** For the compiler only. */
+  readonly [kEvent]: () => Event
+}
+
+/** The event that tells a reader of a gap. It has no ID. */
+export interface GapEvent {
+  readonly event: 'gap'
+  readonly data: Gap
+  readonly raw?: undefined
+  readonly id?: undefined
+}
+
+/** What is received of these event types. An event of a snapshot has no `id`. */
+export type ReceivedOf<Schemas, Provider extends FastifyTypeProvider = FastifyTypeProviderDefault> = {
+  [Type in keyof Schemas & string]:
+    { readonly event: Type, readonly id?: string } & Content<EncodedDataOf<Schemas[Type], Provider>>
+}[keyof Schemas & string]
+
+type Content<Data> =
+  | { readonly data: Data, readonly raw?: undefined }
+  | (IsAny<Data> extends true ? never : [Data] extends [string] ? { readonly raw: string, readonly data?: undefined } : never)
+
+/** An event whose ID the channel gives. */
+type WithoutId<Event> = Event extends string ? Event : Event & { id?: undefined }
+
+/** A reading of a channel, of several, or of a run, for `reply.sse` or `for await`. Each use begins anew. */
+export interface SseSubscription<Event, Received = ReceivedEvent>
+  extends Subscribable<Event>, AsyncIterable<Received | GapEvent> {
+  /** @throws (its `next`) FST_SSE_LAGGED, FST_SSE_UNKNOWN_RUN, and what the broker, a snapshot or the filter throws */
+  [Symbol.asyncIterator] (): AsyncIterableIterator<Received | GapEvent>
+}
+
+/** `app.sse.channel(name)`. */
+export interface SseChannel<Event, Received = ReceivedEvent> extends Subscribable<Event> {
+  readonly name: string
+  /**
+   * Publishes an event to all readers, here and wherever the broker reaches.
+   * @param event as a source yields it, but without `id`, and with `data` or `raw`
+   * @returns the event's ID, once the broker has stored it. Events published one after the other keep that order
+   * @throws (rejects) FST_SSE_INVALID_EVENT, and then nobody is given anything of it; FST_SSE_CHANNEL_CLOSED; what the
+   *   broker rejects with
+   */
+  publish (event: WithoutId<Event>): Promise<string>
+  /** @throws FST_SSE_INVALID_OPTION */
+  subscribe (options?: SubscribeOptions<Received>): SseSubscription<Event, Received>
+  /**
+   * Closes the channel for good, wherever the broker reaches: readers get the rest, then their streams end, and those who
+   * come back are answered with 204. It can still be read for as long as its history has `age`, then its name is free.
+   */
+  close (): Promise<void>
+}
+
+/** `app.sse.run.attach(key)`: a run as its readers see it. */
+export interface SseAttachedRun<Event, Received = ReceivedEvent> extends Subscribable<Event> {
+  readonly key: string
+  /**
+   * Default for `after`: the run's start.
+   * @throws FST_SSE_INVALID_OPTION
+   */
+  subscribe (options?: SubscribeOptions<Received>): SseSubscription<Event, Received>
+}
+
+/** `app.sse.run(key, source)`: a run as who has started it sees it. */
+export interface SseRun<Event, Received = ReceivedEvent> extends SseAttachedRun<Event, Received> {
+  /** Settles with how it has ended; never rejects. */
+  readonly ended: Promise<RunEnd>
+  /** Lets go of its source. Readers get what was recorded, then the end. Settles when the run has ended. */
+  stop (): Promise<void>
+}
+
+type EventOfChannel<Channel> = Channel extends Subscribable<infer Event> ? Event : never
+type ReceivedOfChannel<Channel> = Channel extends SseChannel<any, infer Received> ? Received : never
+
+export interface StartRun<Provider extends FastifyTypeProvider> {
+  /**
+   * Starts a run, unless there is one of this key, which is returned then, and the source is let go of. A run does not
+   * depend on any connection: it goes on until its source has ended, it is stopped, or the process ends.
+   * @param source as `reply.sse` takes it
+   * @throws FST_SSE_INVALID_OPTION, FST_SSE_INVALID_SCHEMA. What the source throws is for `ended`
+   */
+  <Schemas extends EventSchemas>(
+    key: string, source: SseSource<EventOf<{ events: Schemas }, Provider>>, options: RunOptions & { events: Schemas }
+  ): SseRun<EventOf<{ events: Schemas }, Provider>, ReceivedOf<Schemas, Provider>>
+  (key: string, source: SseSource<EventOf<object>>, options?: RunOptions & { events?: undefined }): SseRun<EventOf<object>>
+  /**
+   * A run that was started before, here or wherever the broker reaches. Reading one that nobody has started, or that was
+   * forgotten, fails with FST_SSE_UNKNOWN_RUN, to which `reply.sse` answers 404.
+   * @param options the `events` that the run was started with, where the types are to be known
+   */
+  attach<Schemas extends EventSchemas>(
+    key: string, options: { events: Schemas }
+  ): SseAttachedRun<EventOf<{ events: Schemas }, Provider>, ReceivedOf<Schemas, Provider>>
+  attach (key: string): SseAttachedRun<EventOf<object>>
+}
+
+/** Channels, subscriptions and runs. */
+export interface SseHub<Provider extends FastifyTypeProvider = FastifyTypeProviderDefault> {
+  /**
+   * The channel of this name: the same for everybody who asks, from the first time on. Later its options may be left out.
+   * A channel lives as long as somebody holds it or reads it (one made before the app is ready: as long as the app);
+   * its history, as long as the broker keeps it.
+   * @throws FST_SSE_INVALID_OPTION, also where it is there already with other options; FST_SSE_INVALID_SCHEMA
+   */
+  channel<Schemas extends EventSchemas>(
+    name: string,
+    options: ChannelOptions<ReceivedOf<Schemas, Provider>, EventOf<{ events: Schemas }, Provider>> & { events: Schemas }
+  ): SseChannel<EventOf<{ events: Schemas }, Provider>, ReceivedOf<Schemas, Provider>>
+  channel (name: string, options?: ChannelOptions & { events?: undefined }): SseChannel<EventOf<object>>
+  /**
+   * Several channels as one stream, whose IDs resume all of them.
+   * @throws FST_SSE_INVALID_OPTION, FST_SSE_TOO_MANY_CHANNELS
+   */
+  subscribe<Channel extends SseChannel<any, any>>(
+    channels: readonly Channel[], options?: SubscribeOptions<ReceivedOfChannel<Channel>>
+  ): SseSubscription<EventOfChannel<Channel>, ReceivedOfChannel<Channel>>
+  readonly run: StartRun<Provider>
+}
+
+/** `createHub()`: a hub without Fastify. */
+export interface StandaloneHub extends SseHub {
+  /** Stops the runs and ends the iterations; what is retained stays with the broker. */
+  close (): Promise<void>
+}
