@@ -1,0 +1,95 @@
+/** What the laws for brokers have in common. */
+import { strictEqual } from 'node:assert/strict'
+import { randomUUID } from 'node:crypto'
+import type { Broker, Entry, History, Listener, Listening, Message } from '../broker.ts'
+import { BEGINNING } from '../entry-id.ts'
+
+/** Two ways to one engine, as two processes would have them; of an engine within one process, the same broker twice. */
+export interface Brokers {
+  one: Broker
+  other: Broker
+}
+
+export interface BrokerLaw {
+  name: string
+  /** Rejects with an AssertionError where the law is broken. */
+  check (brokers: Brokers): Promise<void>
+}
+
+/** More than any law appends. */
+export const HISTORY: History = { events: 100_000, bytes: 1_000_000_000, age: false }
+
+/** A name that no other law has. */
+export function newName (): string {
+  return `law ${randomUUID()}`
+}
+
+export function message (text: string): Message {
+  return { event: '', raw: text }
+}
+
+export async function append (broker: Broker, channel: string, texts: readonly string[], history = HISTORY): Promise<string[]> {
+  const ids: string[] = []
+  for (const text of texts) ids.push(await broker.append(channel, message(text), history))
+  return ids
+}
+
+/** Texts `from` … `to`, both included. */
+export function numbers (from: number, to: number): string[] {
+  return Array.from({ length: to - from + 1 }, (_, index) => String(from + index))
+}
+
+export function textsOf (entries: readonly Entry[]): (string | undefined)[] {
+  return entries.map(({ message }) => message.raw)
+}
+
+/** All that is retained after a position, which must be known. */
+export async function readAll (broker: Broker, channel: string, after = BEGINNING): Promise<Entry[]> {
+  const all: Entry[] = []
+  for (let position = after; ;) {
+    const { entries, complete } = await broker.read(channel, position, 100)
+    strictEqual(complete, true, `everything after ${position} can be read back`)
+    if (entries.length === 0) return all
+    all.push(...entries)
+    position = entries.at(-1)!.id
+  }
+}
+
+/** A listener that writes down what it is told. */
+export class Notes implements Listener {
+  readonly entries: Entry[] = []
+  timesClosed = 0
+  listening!: Listening
+
+  static async take (broker: Broker, channel: string): Promise<Notes> {
+    const notes = new Notes()
+    notes.listening = await broker.listen(channel, notes)
+    return notes
+  }
+
+  entry (entry: Entry): void {
+    strictEqual(this.timesClosed, 0, 'nothing comes after the end')
+    this.entries.push(entry)
+  }
+
+  closed (): void {
+    this.timesClosed++
+  }
+
+  lost (position: string): void {
+    throw new Error(`an engine that nothing has happened to has lost its way at ${position}`)
+  }
+
+  get texts (): (string | undefined)[] {
+    return textsOf(this.entries)
+  }
+}
+
+/** Waits until a condition holds, for 5 s at the most: what is told may be told later. */
+export async function eventually (condition: () => boolean | Promise<boolean>, what: string): Promise<void> {
+  const deadline = performance.now() + 5_000
+  while (!await condition()) {
+    if (performance.now() > deadline) throw new Error(`waited 5 s: ${what}`)
+    await new Promise((resolve) => setTimeout(resolve, 5))
+  }
+}
