@@ -28,7 +28,8 @@ export function follow (reading: Reading, connection: Connection, feed: Feed, on
       onEnd()
       resolve()
     })
-    new Follower(reading, connection, feed, resolve).start()
+    new Follower(reading, connection, feed).start()
+    reading.begun.then(() => resolve())
   })
 }
 
@@ -36,18 +37,16 @@ class Follower {
   readonly #reading: Reading
   readonly #connection: Connection
   readonly #feed: Feed
-  readonly #onBegun: () => void
   readonly #userAgent: string | undefined
   /** The client is behind, or others have their turn. */
   #paused = false
   /** A filter that publishes could bring it here again. */
   #running = false
 
-  constructor (reading: Reading, connection: Connection, feed: Feed, onBegun: () => void) {
+  constructor (reading: Reading, connection: Connection, feed: Feed) {
     this.#reading = reading
     this.#connection = connection
     this.#feed = feed
-    this.#onBegun = onBegun
     this.#userAgent = connection.request.headers['user-agent']
   }
 
@@ -73,7 +72,6 @@ class Follower {
       if (parts === PARTS_PER_TURN && !urgent) return this.#pause(new Promise(setImmediate))
       const part = this.#reading.take()
       if (part === undefined) return
-      this.#onBegun()
       if (!this.#write(part) && !this.#mustTake(urgent)) return this.#pause(this.#connection.ready())
     }
   }

@@ -20,6 +20,7 @@ export interface Shared {
 export class Channel implements Subscribable, Subject, Readable {
   readonly name: string
   readonly options: ResolvedChannelOptions
+  readonly types: ReadonlySet<string> | undefined
   readonly unknown: (() => Error) | undefined
   readonly #shared: Shared
   readonly #payloads: Payloads | undefined
@@ -35,6 +36,7 @@ export class Channel implements Subscribable, Subject, Readable {
     this.unknown = unknown
     this.options = options
     this.#payloads = payloads
+    this.types = payloads && new Set(payloads.keys())
     this.#shared = shared
   }
 
@@ -57,10 +59,6 @@ export class Channel implements Subscribable, Subject, Readable {
 
   [kSubscribe] (): Subscription {
     return new Subscription(this, {})
-  }
-
-  get types (): ReadonlySet<string> | undefined {
-    return this.#payloads && new Set(this.#payloads.keys())
   }
 
   get iterations (): Set<Iteration> {

@@ -51,6 +51,8 @@ export class Cursor implements Reading, Reader {
   readonly #channel: Readable
   readonly #replica: Replica
   readonly #start: Start
+  /** Settles when it is known from where it reads, or that it cannot. */
+  readonly begun: Promise<void>
   readonly #parts: Part[] = []
   /** The position from which events follow was told, or is about to be. */
   #opened = false
@@ -70,9 +72,9 @@ export class Cursor implements Reading, Reader {
     this.#channel = channel
     this.#start = start
     this.#replica = channel.replica()
-    this.#replica.join(this)
-    // At once, as what is published from here on must not be missed.
-    this.#wait(() => this.#begin())
+    // What is published after this line is not missed.
+    const here = this.#replica.join(this)
+    this.begun = this.#wait(() => this.#begin(here))
   }
 
   take (): Part | undefined {
@@ -104,21 +106,22 @@ export class Cursor implements Reading, Reader {
     if (!this.pending && this.#index >= from && this.#index < to) this.onReady(true)
   }
 
-  async #begin (): Promise<void> {
+  async #begin (here: number): Promise<void> {
     const { after } = this.#start
     await this.#replica.started
     if (this.#ended) return
     if (!this.#replica.known && this.#channel.unknown !== undefined) throw this.#channel.unknown()
     this.#replica.trim()
-    if (after === undefined) return this.#goToTail()
+    if (after === undefined) return this.#beginAt(here)
     const index = this.#replica.log.indexAfter(after)
     if (index !== undefined) return this.#resume(after, index)
+    const { start } = this.#replica
     const page = await this.#read(isEntryId(after) ? after : undefined)
     if (this.#ended) return
     if (page.complete && after === page.after) this.#resume(after, -1)
     else if (after === EARLIEST) this.#resume(page.after, -1)
-    else return this.#tellGap(after, page)
-    this.#accept(page)
+    else return this.#tellGap(after, page, start)
+    this.#accept(page, start)
   }
 
   #resume (position: string, index: number): void {
@@ -127,11 +130,12 @@ export class Cursor implements Reading, Reader {
     this.#index = index
   }
 
-  /** On from the newest event: with the snapshot, if there is one, as it is after that event or later. */
-  #goToTail (): void {
-    const { log } = this.#replica
-    this.#position = log.tail
-    this.#index = log.next
+  /** Without anything that was before: with the snapshot, if there is one, as it is at that index or later. */
+  #beginAt (index: number): void {
+    const { log, start } = this.#replica
+    // If the log has let go of that place meanwhile, it has to be read back to.
+    this.#position = index < log.first ? start : log.before(index)
+    this.#index = index
     if (this.#channel.snapshot === undefined) this.#open(this.#position)
     else this.#snapshot = openSource(this.#channel.snapshot, undefined)
   }
@@ -142,24 +146,24 @@ export class Cursor implements Reading, Reader {
   }
 
   /** @param page what is retained */
-  #tellGap (requested: string, page: Page): void {
+  #tellGap (requested: string, page: Page, start: string): void {
     if (!this.#opened) this.#parts.push({ is: 'position', id: requested, why: 'requested' })
     this.#parts.push({ is: 'gap', gap: { requested, earliest: page.entries[0]?.id ?? null } })
-    if (this.#channel.snapshot !== undefined) return this.#goToTail()
+    if (this.#channel.snapshot !== undefined) return this.#beginAt(this.#replica.log.next)
     this.#resume(page.after, -1)
-    this.#accept(page)
+    this.#accept(page, start)
   }
 
   #read (after: string | undefined): Promise<Page> {
     return this.#replica.broker.read(this.#replica.name, after, PAGE)
   }
 
-  /** Takes a page that follows the position. */
-  #accept ({ entries }: Page): void {
-    const last = entries.at(-1)?.id
-    // Nothing is between the position and where the replica began, if there was nothing to be read back.
-    const { start } = this.#replica
-    const position = last ?? (compareEntryIds(this.#position, start) < 0 ? start : this.#position)
+  /**
+   * Takes a page that follows the position.
+   * @param start where the replica began when the page was asked for: if it is empty, nothing is before that
+   */
+  #accept ({ entries }: Page, start: string): void {
+    const position = entries.at(-1)?.id ?? (compareEntryIds(this.#position, start) < 0 ? start : this.#position)
     let at = 0
     for (let batch = next(); batch.events.length > 0; batch = next()) this.#give(batch)
     this.#moveTo(position)
@@ -218,12 +222,13 @@ export class Cursor implements Reading, Reader {
       return this.#moveTo(batch.events.at(-1)!.id)
     }
     this.#wait(async () => {
+      const { start } = this.#replica
       const page = await this.#read(this.#position)
       if (this.#ended) return
-      if (page.complete) return this.#accept(page)
+      if (page.complete) return this.#accept(page, start)
       if (this.#live && onLag === 'disconnect') throw new Lagged(name)
       if (this.#live) this.#parts.push({ is: 'lag' })
-      this.#tellGap(this.#position, page)
+      this.#tellGap(this.#position, page, start)
     })
   }
 
@@ -245,9 +250,9 @@ export class Cursor implements Reading, Reader {
     if (filter === undefined || filter(event.seen)) this.#parts.push({ is: 'events', batch: new Batch([event]) })
   }
 
-  #wait (task: () => Promise<void>): void {
+  #wait (task: () => Promise<void>): Promise<void> {
     this.pending = true
-    task().catch((error: unknown) => { this.#failure = { error } }).finally(() => {
+    return task().catch((error: unknown) => { this.#failure = { error } }).finally(() => {
       this.pending = false
       this.onReady(false)
     })

@@ -8,19 +8,19 @@ export class FramedEvent {
   readonly id: string
   readonly message: Message
   readonly size: number
-  #body: string | undefined
   #bytes: Buffer | undefined
   #seen: ReceivedEvent | undefined
 
-  constructor (id: string, message: Message) {
+  constructor (id: string, message: Message, size = sizeOf(message)) {
     this.id = id
     this.message = message
-    this.size = sizeOf(message)
+    this.size = size
   }
 
-  /** The bytes of its block. The ID comes first in a block (frame.ts), so the rest of it is the same with any ID. */
+  /** The bytes of its block. */
   get bytes (): Buffer {
-    this.#bytes ??= Buffer.from(this.id === '' ? this.#withoutId : `id: ${this.id}\n${this.#withoutId}`)
+    const { event, data, raw, retry, comment } = this.message
+    this.#bytes ??= Buffer.from(frame({ event, id: this.id || undefined, retry, comment }, raw ?? data))
     return this.#bytes
   }
 
@@ -32,15 +32,10 @@ export class FramedEvent {
 
   /** The same event with another ID: on a stream of several channels, with the one that stands for all of them. */
   as (id: string): FramedEvent {
-    const event = new FramedEvent(id, this.message)
-    event.#body = this.#withoutId
+    const event = new FramedEvent(id, this.message, this.size)
+    // The ID comes first in a block (frame.ts), so the rest is the same whatever the ID.
+    event.#bytes = Buffer.concat([Buffer.from(`id: ${id}\n`), this.bytes.subarray(`id: ${this.id}\n`.length)])
     return event
-  }
-
-  get #withoutId (): string {
-    const { event, data, raw, retry, comment } = this.message
-    this.#body ??= frame({ event, id: undefined, retry, comment }, raw ?? data)
-    return this.#body
   }
 }
 

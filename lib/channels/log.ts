@@ -31,7 +31,7 @@ export class Log<Event extends { readonly id: string }> {
 
   /** The position right after the newest entry. */
   get tail (): string {
-    return this.next === this.first ? this.base : this.at(this.next - 1).id
+    return this.before(this.next)
   }
 
   /** @param now when it was appended, in ms of any clock that does not step back */
@@ -39,6 +39,11 @@ export class Log<Event extends { readonly id: string }> {
     this.#slots.push({ event, size, at: now })
     this.next++
     this.bytes += size
+  }
+
+  /** The position right before an index; of one that is before the log, the base. */
+  before (index: number): string {
+    return index <= this.first ? this.base : this.at(index - 1).id
   }
 
   /** The entry at an index from `first` to `next` - 1. */
@@ -90,8 +95,7 @@ export class Log<Event extends { readonly id: string }> {
   /** The index right after a position that is a retained entry's or the base; undefined for any other. */
   indexAfter (position: string): number | undefined {
     const index = this.firstAfter(position)
-    const before = index === this.first ? this.base : this.at(index - 1).id
-    return before === position ? index : undefined
+    return this.before(index) === position ? index : undefined
   }
 
   /** The index of the first retained entry after a position, by order alone. */

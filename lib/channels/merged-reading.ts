@@ -24,6 +24,7 @@ interface Member {
 export class MergedReading implements Reading {
   onReady: (urgent: boolean) => void = noop
 
+  readonly begun: Promise<unknown>
   readonly #members: Member[]
   readonly #vector: Vector
   #parts: Part[] = []
@@ -37,6 +38,7 @@ export class MergedReading implements Reading {
     this.#members = cursors.map(({ name, cursor }, index) => ({
       index, name, cursor, events: [], at: 0, started: false, ended: false
     }))
+    this.begun = Promise.all(cursors.map(({ cursor }) => cursor.begun))
     this.#vector = vector
     if (requested !== undefined && requested !== EARLIEST) this.#parts.push({ is: 'position', id: requested, why: 'requested' })
     for (const { cursor } of this.#members) cursor.onReady = (urgent) => this.onReady(urgent)

@@ -1,7 +1,8 @@
 /** The options of channels, subscriptions and runs: what they mean, their defaults, and which values they can have. */
 import type { History } from '../broker.ts'
 import { describe } from '../describe.ts'
-import { InvalidOption } from '../errors.ts'
+import { InvalidLastEventId, InvalidOption } from '../errors.ts'
+import { lastEventIdFault } from '../last-event-id.ts'
 import { checkOptions, isFunction, isInteger, isInvalidEventPolicy, type Check } from '../options.ts'
 import type { Schema } from '../schema.ts'
 import type { OnLag } from './cursor.ts'
@@ -127,9 +128,14 @@ export function resolveRunOptions (options: RunOptions, key: string): ResolvedRu
   }
 }
 
-/** @throws {InvalidOption} */
-export function checkSubscribeOptions (options: object, where: string): void {
+/**
+ * `after` may come from a client, as a last event ID does, and is checked like one.
+ * @throws {InvalidOption | InvalidLastEventId}
+ */
+export function checkSubscribeOptions (options: { after?: string | undefined }, where: string): void {
   checkOptions(options, SUBSCRIBE_CHECKS, where)
+  const fault = options.after === undefined ? undefined : lastEventIdFault(options.after)
+  if (fault !== undefined) throw new InvalidLastEventId(fault)
 }
 
 /** @throws {InvalidOption} */

@@ -62,6 +62,8 @@ export interface Gap {
 }
 
 export interface Reading {
+  /** Settles when it is known from where it reads, or that it cannot; never rejects, as `take` tells. */
+  readonly begun: Promise<unknown>
   /**
    * What comes next; undefined when there is nothing now, and then `onReady` is called when there may be more.
    * @throws {Lagged} where that is how the channel wants a lag to end; what a broker, a snapshot or a filter throws

@@ -11,6 +11,9 @@ import { Log } from './log.ts'
 import { Newest } from './newest.ts'
 import { Batch } from './reading.ts'
 
+/** Batches that are kept for readers who are at the same place. */
+const BATCHES = 8
+
 /** Readers that are told in one turn of the event loop, so that a large audience does not hold up all else. */
 const READERS_PER_TURN = 512
 
@@ -28,7 +31,7 @@ export class Replica {
   closed = false
   /** Settles when the log has its beginning; rejects with what the broker has rejected with. */
   readonly started: Promise<void>
-  /** What was before this position can only be read back. */
+  /** What is up to this position can only be read back. */
   start = ''
   /** Whether anybody had used the channel when it was listened to. */
   known = false
@@ -68,8 +71,10 @@ export class Replica {
     this.started.catch(() => {})
   }
 
-  join (reader: Reader): void {
+  /** @returns the index at which the reader is: that of the next event, if the log begins with 0 */
+  join (reader: Reader): number {
     this.#readers.add(reader)
+    return this.#early === undefined ? this.log.next : this.#early.length
   }
 
   leave (reader: Reader): void {
@@ -85,6 +90,7 @@ export class Replica {
     let batch = this.#batches.get(index)
     if (batch === undefined) {
       let at = index
+      if (this.#batches.size === BATCHES) this.#batches.clear()
       batch = Batch.gather(() => at < this.log.next ? this.log.at(at++) : undefined)
       this.#batches.set(index, batch)
     }
@@ -141,6 +147,7 @@ export class Replica {
 
   /** Every cursor is now before the log, and has to read back from where it is. */
   #lose (position: string): void {
+    this.start = position
     this.log.reset(position)
     this.newest?.reset(position)
     this.#batches.clear()
