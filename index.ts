@@ -78,7 +78,8 @@ function createSse ({ connections, stats }: Plugin, hub: Hub): Sse {
 }
 
 function createSseHub (hub: Hub): SseHub {
-  const run = Object.assign(hub.run.bind(hub), { attach: hub.attach.bind(hub) })
+  const { runs } = hub
+  const run = Object.assign(runs.start.bind(runs), { attach: runs.attach.bind(runs) })
   return { channel: hub.channel.bind(hub), subscribe: hub.subscribe.bind(hub), run } as unknown as SseHub
 }
 
@@ -109,7 +110,7 @@ export type { SubscribeOptions } from './lib/channels/subscription.ts'
 export type { SseConnection } from './lib/connection.ts'
 export type { SseErrorCode } from './lib/errors.ts'
 export type { EventEnvelope, SseEvent } from './lib/event.ts'
-export type { Duration, SseOptions, StreamOptions } from './lib/options.ts'
+export type { CallOptions, Duration, SseOptions, StreamOptions } from './lib/options.ts'
 export type { SseContext } from './lib/source.ts'
 export type { EndReason, SseStats } from './lib/stats.ts'
 export type {

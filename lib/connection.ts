@@ -4,7 +4,7 @@
  */
 import type { FastifyRequest } from 'fastify'
 import { AsyncResource } from 'node:async_hooks'
-import { KEEP_ALIVE } from './frame.ts'
+import { KEEP_ALIVE, retryFrame } from './frame.ts'
 import { logDebug, logError } from './log.ts'
 import { draw, type ResolvedOptions } from './options.ts'
 import { closeAfter, destroyConnection, emitFinish, isGone, onceGone, type RawResponse } from './response.ts'
@@ -53,17 +53,22 @@ export class Connection implements SseConnection {
 
   readonly #response: RawResponse
   readonly #shared: Shared
+  readonly #first: readonly string[]
   readonly #writer: Writer
   #failure: Failure | undefined
   #endResponse: () => void = noop
   #onEnd: () => void = noop
   #maxDuration: NodeJS.Timeout | undefined
 
-  constructor (request: FastifyRequest, response: RawResponse, options: ResolvedOptions, shared: Shared) {
+  /** @param first the texts of the events that its client gets before those of its source */
+  constructor (
+    request: FastifyRequest, response: RawResponse, options: ResolvedOptions, shared: Shared, first: readonly string[] = []
+  ) {
     this.request = request
     this.options = options
     this.#response = response
     this.#shared = shared
+    this.#first = first
     this.#writer = new Writer(response, options, shared.lines, shared.stats, () => this.#onStalled())
     shared.connections.add(this)
     shared.stats.open++
@@ -103,6 +108,18 @@ export class Connection implements SseConnection {
   /** Takes text that is no event of the source's. */
   write (text: string): void {
     this.#writer.write(text)
+  }
+
+  /** What a stream begins with whatever its source is: the reconnection time, and the events for this client alone. */
+  writeOpening (): void {
+    const { retry } = this.options
+    if (retry !== undefined) this.#writer.write(retryFrame(draw(retry)))
+    for (const text of this.#first) this.writeEvent(text)
+  }
+
+  /** Whether its source has not sent anything, so that it can still be answered in another way. */
+  get unanswered (): boolean {
+    return !this.handedOver && this.events <= this.#first.length
   }
 
   /** Takes the text of one event. False: make a pause, until `ready()` says to go on. */

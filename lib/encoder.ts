@@ -35,6 +35,16 @@ export function serializeEvent (value: unknown, payloads: Payloads | undefined):
 }
 
 /**
+ * An event that goes before those of a stream's source.
+ * @throws {InvalidEvent}
+ */
+export function encodeFirstEvent (value: unknown, payloads: Payloads | undefined): string {
+  const { fields, text } = serializeEvent(value, payloads)
+  if (fields.id !== undefined) throw new InvalidEvent("an event that is sent 'first' cannot have an 'id'")
+  return frame(fields, text)
+}
+
+/**
  * The last event of a stream, after a failure. It is the application's farewell rather than its source's event, and one
  * `onError` may serve many routes: its data is checked where the route declares its event type, else sent as it is.
  */

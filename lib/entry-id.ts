@@ -8,9 +8,11 @@ export const BEGINNING = '0-0'
 
 const ENTRY_ID = /^(0|[1-9]\d{0,19})-(0|[1-9]\d{0,19})$/
 
+const MOST = 2n ** 64n - 1n
+
 /** Whether the text has the form of an entry ID. */
 export function isEntryId (text: string): boolean {
-  return ENTRY_ID.test(text)
+  return ENTRY_ID.test(text) && text.split('-').every((digits) => BigInt(digits) <= MOST)
 }
 
 /** Less than, equal to or greater than 0, as `a` comes before, is, or comes after `b`. */

@@ -8,7 +8,7 @@ import createError from '@fastify/error'
 export const InvalidEvent = createError('FST_SSE_INVALID_EVENT', 'Invalid event: %s', 500)
 
 /** `reply.sse` was given something that is not a source of events. */
-export const InvalidSource = createError('FST_SSE_INVALID_SOURCE', 'reply.sse: %s', 500, TypeError)
+export const InvalidSource = createError('FST_SSE_INVALID_SOURCE', 'Invalid source of events: %s', 500, TypeError)
 
 /** An option is unknown or has a value it cannot have. Thrown at registration, or by the call that was given it. */
 export const InvalidOption = createError('FST_SSE_INVALID_OPTION', 'Invalid option: %s', 500, TypeError)

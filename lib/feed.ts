@@ -53,7 +53,7 @@ export class Feed {
 
   /** The text to send last after a failure; undefined where Fastify's error handler is to answer, and to log it. */
   #textOfFailure (error: unknown): string | undefined {
-    if (!this.#connection.handedOver && this.#connection.events === 0) {
+    if (this.#connection.unanswered) {
       this.early = { error }
       return undefined
     }

@@ -5,7 +5,7 @@
 import type { Part, Reading } from './channels/reading.ts'
 import { GAP } from './channels/message.ts'
 import type { Connection } from './connection.ts'
-import { Lagged } from './errors.ts'
+import { InvalidEvent, Lagged } from './errors.ts'
 import type { Feed } from './feed.ts'
 import { finishedFrame } from './finite.ts'
 import { frame } from './frame.ts'
@@ -14,8 +14,11 @@ import { idAlone } from './id-alone.ts'
 /** Parts that are written in one turn of the event loop, so that a long replay does not hold up all else. */
 const PARTS_PER_TURN = 16
 
-/** Bytes that a connection holds at the most, when a burst is larger than the history of its channel. */
-const MOST_UNSENT = 1_048_576
+/**
+ * Bytes that a connection holds at the most when one turn publishes more than the history of its channel has room for:
+ * within a turn nothing reaches the socket. All who read alike share them.
+ */
+const MOST_UNSENT = 4_194_304
 
 /**
  * @param onEnd the stream has ended
@@ -42,6 +45,7 @@ class Follower {
   #paused = false
   /** A filter that publishes could bring it here again. */
   #running = false
+  #begun = false
 
   constructor (reading: Reading, connection: Connection, feed: Feed) {
     this.#reading = reading
@@ -62,7 +66,7 @@ class Follower {
       this.#takeAll(urgent)
     } catch (error) {
       if (error instanceof Lagged) this.#connection.end('lagged')
-      else this.#feed.fail('source-threw', error)
+      else this.#feed.fail(error instanceof InvalidEvent ? 'invalid-event' : 'source-threw', error)
     }
     this.#running = false
   }
@@ -72,7 +76,7 @@ class Follower {
       if (parts === PARTS_PER_TURN && !urgent) return this.#pause(new Promise(setImmediate))
       const part = this.#reading.take()
       if (part === undefined) return
-      if (!this.#write(part) && !this.#mustTake(urgent)) return this.#pause(this.#connection.ready())
+      if (!this.#begin(part) && !this.#mustTake(urgent)) return this.#pause(this.#connection.ready())
     }
   }
 
@@ -87,6 +91,19 @@ class Follower {
       this.#paused = false
       this.#run(false)
     })
+  }
+
+  /**
+   * The position goes before everything else: "dispatch the event" takes the last event ID from what this
+   * connection has said so far, so a block before the first ID would take a client's ID away.
+   */
+  #begin (part: Part): boolean {
+    const first = !this.#begun
+    this.#begun = true
+    if (first && part.is !== 'position') this.#connection.writeOpening()
+    const goOn = this.#write(part)
+    if (first && part.is === 'position') this.#connection.writeOpening()
+    return goOn
   }
 
   /** @returns false where a pause is to be made */

@@ -47,6 +47,15 @@ export interface StreamOptions {
   onInvalidEvent?: 'fail' | 'drop' | undefined
 }
 
+/** Options of one call of `reply.sse`. */
+export interface CallOptions<Event = SseEvent | string> extends StreamOptions {
+  /**
+   * Events for this client alone, sent before those of the source: a greeting, or an ID that it is to be known by. They
+   * have no `id`, as the client would take it for a position in the source.
+   */
+  first?: readonly Event[] | undefined
+}
+
 /** Options of the plugin. */
 export interface SseOptions extends StreamOptions {
   /**
@@ -86,8 +95,9 @@ export type Check = (value: unknown) => string | undefined
 
 const LONGEST_TIMER = 2_147_483_647
 const off = (check: Check): Check => (value) => value === false ? undefined : check(value)
-const timer: Check = (value) =>
-  isInteger(value, 1, LONGEST_TIMER) ? undefined : `an integer of milliseconds from 1 to ${LONGEST_TIMER}, or false`
+export const isTimer: Check = (value) =>
+  isInteger(value, 1, LONGEST_TIMER) ? undefined : `an integer of milliseconds from 1 to ${LONGEST_TIMER}`
+const timer: Check = (value) => value === false ? undefined : isTimer(value) && `${isTimer(value)}, or false`
 export const isFunction: Check = (value) => typeof value === 'function' ? undefined : 'a function'
 export const isInvalidEventPolicy: Check = (value) => value === 'fail' || value === 'drop' ? undefined : "'fail' or 'drop'"
 
@@ -101,13 +111,18 @@ function duration (least: number): Check {
 }
 
 const STREAM_CHECKS: Record<keyof StreamOptions, Check> = {
-  keepAlive: off(timer),
+  keepAlive: timer,
   retry: duration(0),
   finite: (value) => typeof value === 'boolean' ? undefined : 'true or false',
-  writeTimeout: off(timer),
+  writeTimeout: timer,
   maxDuration: off(duration(1)),
   onError: isFunction,
   onInvalidEvent: isInvalidEventPolicy
+}
+
+const CALL_CHECKS: Record<keyof CallOptions, Check> = {
+  ...STREAM_CHECKS,
+  first: (value) => Array.isArray(value) ? undefined : 'an array of events'
 }
 
 const PLUGIN_CHECKS: Record<keyof SseOptions, Check> = {
@@ -136,15 +151,25 @@ export function checkPluginOptions (options: SseOptions): void {
 }
 
 /**
- * Options of a route or a call over those around them.
+ * Options of a route over those of the plugin.
  * @throws {InvalidOption}
  */
-export function resolveOptions (
-  outer: ResolvedOptions, inner: StreamOptions | undefined, where: string
+export function resolveRouteOptions (
+  plugin: ResolvedOptions, options: StreamOptions | undefined, route: string
 ): ResolvedOptions {
-  if (inner === undefined) return outer
-  checkOptions(inner, STREAM_CHECKS, where)
-  return override(outer, inner)
+  if (options === undefined) return plugin
+  checkOptions(options, STREAM_CHECKS, route)
+  return override(plugin, options)
+}
+
+/**
+ * Options of a call over those of its route.
+ * @throws {InvalidOption}
+ */
+export function resolveCallOptions (route: ResolvedOptions, options: CallOptions | undefined): ResolvedOptions {
+  if (options === undefined) return route
+  checkOptions(options, CALL_CHECKS, 'reply.sse')
+  return override(route, options)
 }
 
 /** The stream options among checked plugin options, over the defaults. */

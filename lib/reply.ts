@@ -3,12 +3,13 @@ import type { FastifyReply } from 'fastify'
 import { NoBody } from './body.ts'
 import { isSubscribable, kSubscribe, type Subscription } from './channels/subscription.ts'
 import { Connection, type Shared } from './connection.ts'
+import { encodeFirstEvent } from './encoder.ts'
 import { AlreadySent, InvalidLastEventId, InvalidSource, ShuttingDown } from './errors.ts'
 import { Feed } from './feed.ts'
 import { follow } from './follow.ts'
 import { retryFrame } from './frame.ts'
 import type { LastEventId } from './last-event-id.ts'
-import { draw, resolveOptions, RETURN, type ResolvedOptions, type StreamOptions } from './options.ts'
+import { draw, resolveCallOptions, RETURN, type CallOptions, type ResolvedOptions } from './options.ts'
 import type { Payloads } from './payload.ts'
 import { pump } from './pump.ts'
 import { emitFinish, isGone } from './response.ts'
@@ -24,9 +25,9 @@ export interface Plugin extends Shared {
 }
 
 export function createReplySse (plugin: Plugin) {
-  return function sse (this: FastifyReply, source: unknown, callOptions?: StreamOptions): FastifyReply {
+  return function sse (this: FastifyReply, source: unknown, callOptions?: CallOptions): FastifyReply {
     const reply = this as StreamReply
-    const { options, payloads } = prepare(plugin, reply, source, callOptions)
+    const { options, payloads, first } = prepare(plugin, reply, source, callOptions)
     const lastEventId = plugin.lastEventIdOf(reply.request)
     const answer = answerWithoutStream(plugin, reply, options, lastEventId)
     if (answer !== undefined) {
@@ -36,7 +37,7 @@ export function createReplySse (plugin: Plugin) {
     }
     const id = lastEventId.is === 'id' ? lastEventId.id : undefined
     const produce = isSubscribable(source) ? openSubscription(source[kSubscribe](), payloads, id) : openIterable(source, id)
-    const connection = new Connection(reply.request, reply.raw, options, plugin)
+    const connection = new Connection(reply.request, reply.raw, options, plugin, first)
     const feed = new Feed(connection, payloads)
     startStream(reply, connection, produce(connection, feed), feed)
     return reply
@@ -50,6 +51,7 @@ function openIterable (iterable: unknown, lastEventId: string | undefined): Prod
   const source = openSource(iterable, lastEventId)
   return (connection, feed) => ({
     start () {
+      connection.writeOpening()
       pump(source, connection, feed)
     },
     stop: () => source.stop(false)
@@ -82,15 +84,16 @@ function checkTypes (types: ReadonlySet<string> | undefined, payloads: Payloads)
   }
 }
 
-/** @throws {AlreadySent | InvalidOption | InvalidSchema} having let go of the source */
+/** @throws {AlreadySent | InvalidOption | InvalidSchema | InvalidEvent} having let go of the source */
 function prepare (
-  plugin: Plugin, reply: StreamReply, source: unknown, callOptions: StreamOptions | undefined
-): StreamRoute {
+  plugin: Plugin, reply: StreamReply, source: unknown, callOptions: CallOptions | undefined
+): StreamRoute & { first: string[] } {
   try {
     if (reply[kStream] !== null) throw new AlreadySent('it was called already for this request')
     if (reply.sent || reply.raw.headersSent) throw new AlreadySent('call it instead of reply.send, not after it')
     const { options, payloads } = plugin.routes.of(reply.request)
-    return { options: resolveOptions(options, callOptions, 'reply.sse'), payloads }
+    const resolved = resolveCallOptions(options, callOptions)
+    return { options: resolved, payloads, first: (callOptions?.first ?? []).map((event) => encodeFirstEvent(event, payloads)) }
   } catch (error) {
     if (!isSubscribable(source)) letGo(source)
     throw error

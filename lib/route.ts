@@ -1,7 +1,7 @@
 /** What a route says of its event streams: `schema.events` and `sse`, read once, when the route is added. */
 import type { FastifyContextConfig, FastifyInstance, FastifyRequest, RouteOptions } from 'fastify'
 import { InvalidSchema } from './errors.ts'
-import { resolveOptions, type ResolvedOptions, type StreamOptions } from './options.ts'
+import { resolveRouteOptions, type ResolvedOptions, type StreamOptions } from './options.ts'
 import { compilePayloads, type Payloads } from './payload.ts'
 import type { Schema } from './schema.ts'
 
@@ -34,7 +34,7 @@ export class StreamRoutes {
   add (instance: FastifyInstance, route: RouteOptions & { sse?: StreamOptions }): void {
     const name = `${String(route.method)} ${route.url}`
     const streamRoute: StreamRoute = {
-      options: resolveOptions(this.#options, route.sse, `route ${name}`),
+      options: resolveRouteOptions(this.#options, route.sse, `route ${name}`),
       payloads: undefined
     }
     route.config = { ...route.config, [kStreamRoute]: streamRoute } as FastifyContextConfig

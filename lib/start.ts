@@ -6,9 +6,7 @@ import type { FastifyReply } from 'fastify'
 import { Body } from './body.ts'
 import type { Connection } from './connection.ts'
 import type { Feed } from './feed.ts'
-import { retryFrame } from './frame.ts'
 import { asError } from './log.ts'
-import { draw } from './options.ts'
 import { onceServed } from './response.ts'
 
 /** On every reply: the stream that answers it, if any. */
@@ -41,8 +39,6 @@ export interface Producer {
 
 /** The producer is started when it is this request's turn on its socket, and the stream is sent one turn later. */
 export function startStream (reply: StreamReply, connection: Connection, producer: Producer, feed: Feed): void {
-  const { retry } = connection.options
-  if (retry !== undefined) connection.write(retryFrame(draw(retry)))
   connection.onEnd(() => producer.stop())
   reply[kStream] = connection
   const send = reply.send

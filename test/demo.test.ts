@@ -20,7 +20,7 @@ tsc('-p', 'examples')
 /** Whether dist/ is there, and newer than all that it is made of. */
 function isBuilt (): boolean {
   const main = join(root, 'dist/index.js')
-  const sources = ['lib', 'types'].flatMap((folder) => readdirSync(join(root, folder)).map((name) => join(root, folder, name)))
+  const sources = ['lib', 'types'].flatMap((folder) => readdirSync(join(root, folder), { recursive: true }).map((name) => join(root, folder, String(name))))
   return existsSync(main) &&
     [...sources, join(root, 'index.ts')].every((path) => statSync(path).mtimeMs <= statSync(main).mtimeMs)
 }

@@ -111,7 +111,7 @@ t.test('what is no source is a TypeError that shows the right call', async (t) =
   let source: unknown
   app.get('/', async (request, reply) => reply.sse(source as []))
   for (const [value, message] of wrong) {
-    const error = { code: 'FST_SSE_INVALID_SOURCE', message: `reply.sse: ${message}` }
+    const error = { code: 'FST_SSE_INVALID_SOURCE', message: `Invalid source of events: ${message}` }
     t.ok(t.throws(() => open(value), error) instanceof TypeError)
     let signal: AbortSignal | undefined
     const fromFunction = value instanceof Promise ? { ...error, message: /the source function returned a promise: .*the star/ } : error
@@ -120,7 +120,7 @@ t.test('what is no source is a TypeError that shows the right call', async (t) =
     source = value
     t.match((await app.inject('/')).json(), { statusCode: 500, ...error })
   }
-  const error = { code: 'FST_SSE_INVALID_SOURCE', message: `reply.sse: the source function returned a function; ${HOW}` }
+  const error = { code: 'FST_SSE_INVALID_SOURCE', message: `Invalid source of events: the source function returned a function; ${HOW}` }
   t.throws(() => open(() => () => [ONE]), error)
   t.throws(() => open(async () => [ONE]), { code: 'FST_SSE_INVALID_SOURCE', message: /returned a promise: make it a generator/ })
   t.same(app.sse.stats().opened, 0)

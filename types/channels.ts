@@ -63,7 +63,7 @@ export interface SseChannel<Event, Received = ReceivedEvent> extends Subscribabl
   close (): Promise<void>
 }
 
-/** `app.sse.run.attach(key)`: a run as its readers see it. */
+/** `app.sse.run.attach(key)`: a run as its readers see it, whoever has started it, and wherever. */
 export interface SseAttachedRun<Event, Received = ReceivedEvent> extends Subscribable<Event> {
   readonly key: string
   /**
@@ -71,14 +71,17 @@ export interface SseAttachedRun<Event, Received = ReceivedEvent> extends Subscri
    * @throws FST_SSE_INVALID_OPTION
    */
   subscribe (options?: SubscribeOptions<Received>): SseSubscription<Event, Received>
+  /**
+   * Ends the run: its source is let go of, readers get what was recorded, then the end. One that has ended is left alone.
+   * @throws (rejects) FST_SSE_UNKNOWN_RUN
+   */
+  stop (): Promise<void>
 }
 
 /** `app.sse.run(key, source)`: a run as who has started it sees it. */
 export interface SseRun<Event, Received = ReceivedEvent> extends SseAttachedRun<Event, Received> {
   /** Settles with how it has ended; never rejects. */
   readonly ended: Promise<RunEnd>
-  /** Lets go of its source. Readers get what was recorded, then the end. Settles when the run has ended. */
-  stop (): Promise<void>
 }
 
 type EventOfChannel<Channel> = Channel extends Subscribable<infer Event> ? Event : never
@@ -92,7 +95,7 @@ export interface StartRun<Provider extends FastifyTypeProvider> {
    * @throws FST_SSE_INVALID_OPTION, FST_SSE_INVALID_SCHEMA. What the source throws is for `ended`
    */
   <Schemas extends EventSchemas>(
-    key: string, source: SseSource<EventOf<{ events: Schemas }, Provider>>, options: RunOptions & { events: Schemas }
+    key: string, source: NoInfer<SseSource<EventOf<{ events: Schemas }, Provider>>>, options: RunOptions & { events: Schemas }
   ): SseRun<EventOf<{ events: Schemas }, Provider>, ReceivedOf<Schemas, Provider>>
   (key: string, source: SseSource<EventOf<object>>, options?: RunOptions & { events?: undefined }): SseRun<EventOf<object>>
   /**
@@ -116,7 +119,7 @@ export interface SseHub<Provider extends FastifyTypeProvider = FastifyTypeProvid
    */
   channel<Schemas extends EventSchemas>(
     name: string,
-    options: ChannelOptions<ReceivedOf<Schemas, Provider>, EventOf<{ events: Schemas }, Provider>> & { events: Schemas }
+    options: NoInfer<ChannelOptions<ReceivedOf<Schemas, Provider>, EventOf<{ events: Schemas }, Provider>>> & { events: Schemas }
   ): SseChannel<EventOf<{ events: Schemas }, Provider>, ReceivedOf<Schemas, Provider>>
   channel (name: string, options?: ChannelOptions & { events?: undefined }): SseChannel<EventOf<object>>
   /**

@@ -8,7 +8,7 @@ import type {
 } from 'fastify'
 import type { FastifyReplyType, ResolveFastifyReplyType } from 'fastify/types/type-provider.js'
 import type { SseConnection } from '../lib/connection.ts'
-import type { StreamOptions } from '../lib/options.ts'
+import type { CallOptions, StreamOptions } from '../lib/options.ts'
 import type { SseStats } from '../lib/stats.ts'
 import type { SseHub, Subscribable } from './channels.ts'
 import type { EventOf, EventSchemas, SseSource } from './events.ts'
@@ -77,11 +77,12 @@ declare module 'fastify' {
      *   last event ID on
      * @param options for this stream alone
      * @returns the reply, to be returned by the handler
-     * @throws FST_SSE_INVALID_SOURCE, FST_SSE_INVALID_OPTION, FST_SSE_ALREADY_SENT, and what a source function throws
+     * @throws FST_SSE_INVALID_SOURCE, FST_SSE_INVALID_OPTION, FST_SSE_INVALID_EVENT (of `first`), FST_SSE_ALREADY_SENT,
+     *   and what a source function throws
      */
     sse (
       source: SseSource<EventOf<SchemaCompiler, TypeProvider>> | Subscribable<EventOf<SchemaCompiler, TypeProvider>>,
-      options?: StreamOptions
+      options?: CallOptions<EventOf<SchemaCompiler, TypeProvider>>
     ): this
   }
 }

@@ -1,5 +1,5 @@
 /** The broker that an application has by itself: the channels of one process, in its memory. */
-import type { Broker, Entry, History, Listener, Listening, Message, Page } from '../broker.ts'
+import type { Broker, Entry, History, Listener, Message, Page } from '../broker.ts'
 import { sizeOf } from '../broker.ts'
 import { Log } from '../channels/log.ts'
 import { BEGINNING, compareEntryIds } from '../entry-id.ts'
@@ -45,11 +45,17 @@ class EntryIds {
   }
 }
 
+/** A listener, and the index of the first entry that is given to it. */
+interface Listening {
+  listener: Listener
+  from: number
+}
+
 /** One channel. */
 interface Stream {
   log: Log<Entry>
   history: History | undefined
-  listeners: Set<Listener>
+  listeners: Set<Listening>
   opened: boolean
   closed: boolean
   /** When a closed stream is forgotten, in ms of performance.now(). */
@@ -82,7 +88,8 @@ class MemoryBroker implements Broker {
     stream.history = history
     stream.log.append(entry, sizeOf(message), performance.now())
     trim(stream)
-    this.#tell(stream, (listener) => listener.entry(entry))
+    const index = stream.log.next - 1
+    this.#tell(stream, ({ listener, from }) => { if (from <= index) listener.entry(entry) })
     return entry.id
   }
 
@@ -91,7 +98,7 @@ class MemoryBroker implements Broker {
     if (stream.closed) return
     stream.closed = true
     stream.forgetAt = forgetAfter === false ? Infinity : performance.now() + forgetAfter
-    this.#tell(stream, (listener) => listener.closed())
+    this.#tell(stream, ({ listener, from }) => { if (from < Infinity) listener.closed() })
   }
 
   async read (channel: string, after: string | undefined, count: number): Promise<Page> {
@@ -109,23 +116,20 @@ class MemoryBroker implements Broker {
     return { after: complete && after !== undefined ? after : log.base, entries, complete }
   }
 
-  async listen (channel: string, listener: Listener): Promise<Listening> {
+  async listen (channel: string, listener: Listener): ReturnType<Broker['listen']> {
     const stream = this.#streamOf(channel)
-    const { closed } = stream
-    // A listener of its own for each call, even where the same one is given twice.
-    const own = bound(listener)
-    let stopped = false
-    // What was appended before this call may still be untold: it is before the boundary.
-    this.#untold.push(() => { if (!stopped) stream.listeners.add(own) })
-    this.#tellAll()
+    const { closed, log } = stream
+    // What was appended before may still be untold, and so may the end: it is before the boundary.
+    const listening = { listener, from: closed ? Infinity : log.next }
+    stream.listeners.add(listening)
     return {
-      position: stream.log.tail,
+      position: log.tail,
       closed,
       known: isKnown(stream),
       stop: () => {
-        stopped = true
-        stream.listeners.delete(own)
-        if (!isKnown(stream) && stream.listeners.size === 0) this.#streams.delete(channel)
+        stream.listeners.delete(listening)
+        const unused = !isKnown(stream) && stream.listeners.size === 0
+        if (unused && this.#streams.get(channel) === stream) this.#streams.delete(channel)
       }
     }
   }
@@ -161,7 +165,7 @@ class MemoryBroker implements Broker {
     return stream
   }
 
-  #tell (stream: Stream, tell: (listener: Listener) => void): void {
+  #tell (stream: Stream, tell: (listening: Listening) => void): void {
     this.#untold.push(() => stream.listeners.forEach(tell))
     this.#tellAll()
   }
@@ -169,8 +173,11 @@ class MemoryBroker implements Broker {
   #tellAll (): void {
     if (this.#telling) return
     this.#telling = true
-    for (let next = this.#untold.shift(); next !== undefined; next = this.#untold.shift()) next()
-    this.#telling = false
+    try {
+      for (let next = this.#untold.shift(); next !== undefined; next = this.#untold.shift()) next()
+    } finally {
+      this.#telling = false
+    }
   }
 
   #sweepLater (): void {
@@ -204,14 +211,6 @@ function isKnown ({ opened, closed, log }: Stream): boolean {
 function isForgotten ({ log, listeners, opened, closed, forgetAt }: Stream, now: number): boolean {
   if (closed) return now >= forgetAt
   return !opened && log.next === log.first && listeners.size === 0
-}
-
-function bound (listener: Listener): Listener {
-  return {
-    entry: (entry) => listener.entry(entry),
-    closed: () => listener.closed(),
-    lost: (position) => listener.lost(position)
-  }
 }
 
 /**

@@ -3,7 +3,7 @@ import type { Broker } from '../broker.ts'
 import type { Payloads } from '../payload.ts'
 import { Cursor, type OnLag, type Readable, type Start } from './cursor.ts'
 import { FramedEvent } from './framed-event.ts'
-import type { Iteration } from './iteration.ts'
+import type { Iterations } from './iteration.ts'
 import { toMessage } from './message.ts'
 import { checkSubscribeOptions, type ResolvedChannelOptions } from './options.ts'
 import { Replica } from './replica.ts'
@@ -12,7 +12,7 @@ import { kSubscribe, Subscription, type Subject, type Subscribable, type Subscri
 /** What the channels of one hub share. */
 export interface Shared {
   readonly broker: Broker
-  readonly iterations: Set<Iteration>
+  readonly iterations: Iterations
   /** Tells the application of an error of its own function that nobody waits for. */
   readonly onError: (error: unknown, message: string) => void
 }
@@ -57,11 +57,25 @@ export class Channel implements Subscribable, Subject, Readable {
     await this.#shared.broker.close(this.name, forgetAfter)
   }
 
+  /** @throws (rejects) what is to be told of a channel that nobody has made known */
+  async mustBeKnown (): Promise<void> {
+    const listening = await this.#shared.broker.listen(this.name, { entry: noop, closed: noop, lost: noop })
+    listening.stop()
+    if (!listening.known && this.unknown !== undefined) throw this.unknown()
+  }
+
+  /** Calls back when the channel is closed, whoever closes it. */
+  async onceClosed (callback: () => void): Promise<{ stop (): void }> {
+    const listening = await this.#shared.broker.listen(this.name, { entry: noop, closed: callback, lost: noop })
+    if (listening.closed) callback()
+    return listening
+  }
+
   [kSubscribe] (): Subscription {
     return new Subscription(this, {})
   }
 
-  get iterations (): Set<Iteration> {
+  get iterations (): Iterations {
     return this.#shared.iterations
   }
 
@@ -69,7 +83,7 @@ export class Channel implements Subscribable, Subject, Readable {
     return this.options.onLag
   }
 
-  get snapshot (): (() => unknown) | undefined {
+  get snapshot (): ResolvedChannelOptions['snapshot'] {
     return this.options.snapshot
   }
 
@@ -104,3 +118,5 @@ export class Channel implements Subscribable, Subject, Readable {
     }
   }
 }
+
+function noop () {}

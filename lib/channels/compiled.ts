@@ -1,37 +1,47 @@
 /** Compiles the schemas of channels, those of many channels that have the same ones once. */
+import { InvalidSchema } from '../errors.ts'
 import { compilePayloads, type Payloads } from '../payload.ts'
-import type { Schema } from '../schema.ts'
+import { isSchema, type Schema } from '../schema.ts'
+import { WeakValues } from '../weak-values.ts'
 import type { Events } from './options.ts'
 
 export type SharedSchemas = () => Record<string, Schema>
 
-interface Known {
-  events: Events
-  payloads: Payloads
-}
-
 export class Compiled {
   readonly #shared: SharedSchemas
-  /** By the schema of the first event type: the maps differ from call to call, the schemas in them seldom do. */
-  readonly #known = new WeakMap<Schema, Known[]>()
+  /** By event types and schemas: the maps differ from call to call, the schemas in them seldom do. */
+  readonly #payloads = new WeakValues<Payloads>()
+  readonly #numbers = new WeakMap<Schema, number>()
+  #lastNumber = 0
 
   constructor (shared: SharedSchemas) {
     this.#shared = shared
   }
 
-  /** @throws what Ajv throws of a bad schema */
-  of (events: Events): Payloads {
-    const [first] = Object.values(events)
-    const known = (first !== undefined && this.#known.get(first)) || []
-    const same = known.find((each) => isSame(each.events, events))
-    if (same !== undefined) return same.payloads
-    const payloads = compilePayloads(events, this.#shared())
-    if (first !== undefined) this.#known.set(first, [...known, { events: { ...events }, payloads }])
+  /**
+   * @param name of the channel, for the message
+   * @throws {InvalidSchema}
+   */
+  for (name: string, events: Events | undefined): Payloads | undefined {
+    try {
+      return events && this.#of(events)
+    } catch (error) {
+      throw Object.assign(new InvalidSchema(`channel '${name}'`, (error as Error).message), { cause: error })
+    }
+  }
+
+  #of (events: Events): Payloads {
+    const key = JSON.stringify(Object.entries(events).map(([type, schema]) => [type, this.#numberOf(schema)]))
+    let payloads = this.#payloads.get(key)
+    if (payloads === undefined) this.#payloads.set(key, payloads = compilePayloads(events, this.#shared()))
     return payloads
   }
-}
 
-function isSame (a: Events, b: Events): boolean {
-  const types = Object.keys(a)
-  return types.length === Object.keys(b).length && types.every((type) => a[type] === b[type])
+  #numberOf (schema: Schema): number {
+    // What is no schema is refused when it is compiled, and never kept.
+    if (!isSchema(schema)) return 0
+    let number = this.#numbers.get(schema)
+    if (number === undefined) this.#numbers.set(schema, number = ++this.#lastNumber)
+    return number
+  }
 }

@@ -32,7 +32,7 @@ export interface Readable {
   /** An event of a snapshot in its wire form. @throws {InvalidEvent} */
   snapshotEvent (value: unknown): FramedEvent
   /** Undefined where the channel has none. */
-  readonly snapshot: (() => unknown) | undefined
+  readonly snapshot: ((context: { signal: AbortSignal }) => unknown) | undefined
   /** Why a channel that nobody has made known cannot be read; undefined where it can. */
   readonly unknown: (() => Error) | undefined
 }
@@ -56,7 +56,7 @@ export class Cursor implements Reading, Reader {
   readonly #parts: Part[] = []
   /** The position from which events follow was told, or is about to be. */
   #opened = false
-  /** It has been at the end of the log once: from now on it can fall behind. */
+  /** It has been at the end of the log: from now on it can fall behind. */
   #live = false
   /** Everything up to here was taken. */
   #position = ''
@@ -64,6 +64,8 @@ export class Cursor implements Reading, Reader {
   #index = -1
   /** It has read back what the log is still to be given, and must not take it twice. */
   #ahead = false
+  /** It goes on with the newest event of every key, until it has had the newest of all. */
+  #compacting = false
   #snapshot: Source | undefined
   #failure: { error: unknown } | undefined
   #ended = false
@@ -84,6 +86,7 @@ export class Cursor implements Reading, Reader {
       if (this.#failure !== undefined) throw this.#failure.error
       if (this.pending || this.#ended) return undefined
       if (this.#snapshot !== undefined) this.#takeSnapshot(this.#snapshot)
+      else if (this.#compacting) this.#takeNewest()
       else if (this.#index < this.#replica.log.first) this.#fallBehind()
       else if (!this.#takeFromLog()) return undefined
     }
@@ -132,10 +135,11 @@ export class Cursor implements Reading, Reader {
 
   /** Without anything that was before: with the snapshot, if there is one, as it is at that index or later. */
   #beginAt (index: number): void {
-    const { log, start } = this.#replica
+    const { log, origin } = this.#replica
     // If the log has let go of that place meanwhile, it has to be read back to.
-    this.#position = index < log.first ? start : log.before(index)
+    this.#position = index < log.first ? origin : log.before(index)
     this.#index = index
+    this.#live = true
     if (this.#channel.snapshot === undefined) this.#open(this.#position)
     else this.#snapshot = openSource(this.#channel.snapshot, undefined)
   }
@@ -214,12 +218,10 @@ export class Cursor implements Reading, Reader {
   #fallBehind (): void {
     const { newest, name } = this.#replica
     const { onLag } = this.#channel
-    const events = this.#live && onLag === 'latest' ? newest?.after(this.#position) : undefined
-    if (events !== undefined) {
+    if (this.#live && onLag === 'latest' && newest?.reaches(this.#position)) {
       this.#parts.push({ is: 'lag' })
-      const batch = Batch.gather(() => events.next().value as FramedEvent | undefined)
-      this.#give(batch)
-      return this.#moveTo(batch.events.at(-1)!.id)
+      this.#compacting = true
+      return
     }
     this.#wait(async () => {
       const { start } = this.#replica
@@ -230,6 +232,17 @@ export class Cursor implements Reading, Reader {
       if (this.#live) this.#parts.push({ is: 'lag' })
       this.#tellGap(this.#position, page, start)
     })
+  }
+
+  #takeNewest (): void {
+    const { newest, log } = this.#replica
+    const events = newest!.after(this.#position)
+    const batch = Batch.gather(() => events.next().value as FramedEvent | undefined)
+    this.#compacting = newest!.reaches(this.#position) && batch.events.length > 0
+    if (!this.#compacting) return
+    this.#give(batch)
+    this.#moveTo(batch.events.at(-1)!.id)
+    this.#compacting = this.#position !== log.tail
   }
 
   #takeSnapshot (snapshot: Source): void {

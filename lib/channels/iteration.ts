@@ -2,18 +2,38 @@
 import { GAP, toReceived, type ReceivedEvent } from './message.ts'
 import type { Part, Reading } from './reading.ts'
 
-/** Bytes that are held for a reader in a burst that is larger than the channel's history. */
-const MOST_HELD = 1_048_576
+/** Bytes that are held for a reader when one turn publishes more than the channel's history has room for. */
+const MOST_HELD = 4_194_304
 
 interface Waiter {
   resolve (result: IteratorResult<ReceivedEvent>): void
   reject (error: unknown): void
 }
 
+/** All that are open. */
+export class Iterations {
+  readonly #open = new Set<Iteration>()
+  /** Those that begin now end at once. */
+  ended = false
+
+  add (iteration: Iteration): void {
+    this.#open.add(iteration)
+  }
+
+  delete (iteration: Iteration): void {
+    this.#open.delete(iteration)
+  }
+
+  end (): void {
+    this.ended = true
+    for (const iteration of this.#open) iteration.end()
+  }
+}
+
 export class Iteration implements AsyncIterableIterator<ReceivedEvent> {
   readonly #open: () => Reading
   readonly #signal: AbortSignal | undefined
-  readonly #all: Set<Iteration>
+  readonly #all: Iterations
   readonly #waiters: Waiter[] = []
   readonly #events: (() => ReceivedEvent)[] = []
   #held = 0
@@ -23,7 +43,7 @@ export class Iteration implements AsyncIterableIterator<ReceivedEvent> {
   readonly #onAbort = () => this.end()
 
   /** @param all where it is to be found as long as it is open */
-  constructor (open: () => Reading, signal: AbortSignal | undefined, all: Set<Iteration>) {
+  constructor (open: () => Reading, signal: AbortSignal | undefined, all: Iterations) {
     this.#open = open
     this.#signal = signal
     this.#all = all
@@ -55,7 +75,7 @@ export class Iteration implements AsyncIterableIterator<ReceivedEvent> {
   }
 
   #begin (): void {
-    if (this.#signal?.aborted === true) {
+    if (this.#signal?.aborted === true || this.#all.ended) {
       this.#done = true
       return
     }
@@ -78,6 +98,8 @@ export class Iteration implements AsyncIterableIterator<ReceivedEvent> {
   #serve (): void {
     while (this.#waiters.length > 0) {
       while (this.#events.length === 0 && this.#take());
+      // A filter may have ended this very reading.
+      if (this.#waiters.length === 0) return
       const event = this.#events.shift()
       if (event !== undefined) this.#waiters.shift()!.resolve({ done: false, value: event() })
       else if (this.#failure !== undefined) this.#reject(this.#failure.error)
@@ -101,8 +123,9 @@ export class Iteration implements AsyncIterableIterator<ReceivedEvent> {
     if (this.#done) return false
     try {
       const part = this.#reading!.take()
-      if (part !== undefined) this.#add(part)
-      return part !== undefined
+      if (part === undefined || this.#done) return false
+      this.#add(part)
+      return true
     } catch (error) {
       this.#failure = { error }
       this.#finish()

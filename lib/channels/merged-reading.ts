@@ -27,6 +27,8 @@ export class MergedReading implements Reading {
   readonly begun: Promise<unknown>
   readonly #members: Member[]
   readonly #vector: Vector
+  /** The client's last event ID, which it has to keep while it is told what comes before the position. */
+  #requested: string | undefined
   #parts: Part[] = []
   #opened = false
 
@@ -40,7 +42,7 @@ export class MergedReading implements Reading {
     }))
     this.begun = Promise.all(cursors.map(({ cursor }) => cursor.begun))
     this.#vector = vector
-    if (requested !== undefined && requested !== EARLIEST) this.#parts.push({ is: 'position', id: requested, why: 'requested' })
+    this.#requested = requested === EARLIEST ? undefined : requested
     for (const { cursor } of this.#members) cursor.onReady = (urgent) => this.onReady(urgent)
   }
 
@@ -81,7 +83,7 @@ export class MergedReading implements Reading {
     if (this.#members.every(({ ended }) => ended)) return false
     const batch = Batch.gather(() => this.#next())
     if (batch.events.length > 0) this.#parts.unshift({ is: 'events', batch })
-    if (this.#parts.length === 0 && this.#members.every(({ ended }) => ended)) this.#parts.push({ is: 'end' })
+    if (this.#members.every(({ ended }) => ended)) this.#parts.push({ is: 'end' })
     return this.#parts.length > 0
   }
 
@@ -115,6 +117,7 @@ export class MergedReading implements Reading {
       case 'events':
         // Events of a snapshot have no place in an order.
         if (part.batch.events[0]!.id === '') {
+          this.#tellRequested()
           this.#parts.push(part)
         } else {
           member.events = part.batch.events
@@ -129,6 +132,7 @@ export class MergedReading implements Reading {
         if (this.#opened) this.#tellPosition(part.why)
         break
       case 'gap':
+        this.#tellRequested()
         this.#parts.push({ is: 'gap', gap: { channel: member.name, ...part.gap } })
         break
       case 'lag':
@@ -136,6 +140,13 @@ export class MergedReading implements Reading {
         break
       case 'end':
         member.ended = true
+    }
+  }
+
+  #tellRequested (): void {
+    if (!this.#opened && this.#requested !== undefined) {
+      this.#parts.push({ is: 'position', id: this.#requested, why: 'requested' })
+      this.#requested = undefined
     }
   }
 

@@ -1,19 +1,19 @@
 /** Several channels, to be read as one. */
 import type { Channel } from './channel.ts'
 import { Cursor, type Start } from './cursor.ts'
-import type { Iteration } from './iteration.ts'
+import type { Iterations } from './iteration.ts'
 import { MergedReading } from './merged-reading.ts'
 import type { Subject } from './subscription.ts'
 import { readVector, tagsOf, Vector } from './vector.ts'
 
 export class Merged implements Subject {
   readonly types: ReadonlySet<string> | undefined
-  readonly iterations: Set<Iteration>
+  readonly iterations: Iterations
   readonly #channels: readonly Channel[]
   readonly #tags: readonly string[]
 
   /** @throws {TooManyChannels | InvalidOption} */
-  constructor (channels: readonly Channel[], iterations: Set<Iteration>) {
+  constructor (channels: readonly Channel[], iterations: Iterations) {
     this.#channels = [...channels]
     this.#tags = tagsOf(channels.map(({ name }) => name))
     this.iterations = iterations

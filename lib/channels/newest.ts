@@ -41,12 +41,13 @@ export class Newest {
     this.#floor = position
   }
 
-  /** The newest events of every key that came after a position, in order; undefined where some may be missing. */
-  after (position: string): Iterator<FramedEvent> | undefined {
-    return compareEntryIds(position, this.#floor) < 0 ? undefined : this.#after(position)
+  /** Whether the newest event of every key that has one after this position is here. */
+  reaches (position: string): boolean {
+    return compareEntryIds(position, this.#floor) >= 0
   }
 
-  * #after (position: string): Generator<FramedEvent> {
+  /** The newest events of every key that came after a position, in order. */
+  * after (position: string): Generator<FramedEvent> {
     for (const { event } of this.#events.values()) {
       if (compareEntryIds(event.id, position) > 0) yield event
     }

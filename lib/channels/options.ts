@@ -3,7 +3,7 @@ import type { History } from '../broker.ts'
 import { describe } from '../describe.ts'
 import { InvalidLastEventId, InvalidOption } from '../errors.ts'
 import { lastEventIdFault } from '../last-event-id.ts'
-import { checkOptions, isFunction, isInteger, isInvalidEventPolicy, type Check } from '../options.ts'
+import { checkOptions, isFunction, isInteger, isInvalidEventPolicy, isTimer, type Check } from '../options.ts'
 import type { Schema } from '../schema.ts'
 import type { OnLag } from './cursor.ts'
 import { GAP, type ReceivedEvent } from './message.ts'
@@ -24,9 +24,10 @@ export interface ChannelOptions<Received = ReceivedEvent, Event = unknown> {
   history?: Partial<History> | undefined
   /**
    * The state that the events change. Who begins to read without a position, or after a gap, gets these events first
-   * (without IDs), then what was published since the moment before the function was called. Default: none.
+   * (without IDs), then what was published since the moment before the function was called. `signal` aborts when the
+   * reader has gone. Default: none.
    */
-  snapshot?: (() => AsyncIterable<Event> | Iterable<Event>) | undefined
+  snapshot?: ((context: { signal: AbortSignal }) => AsyncIterable<Event> | Iterable<Event>) | undefined
   /**
    * What happens to a reader that has fallen so far behind that its next event is no longer retained. `'disconnect'`
    * (default): its stream ends, the client comes back, and is told of the gap. `'gap'`: it is told, and goes on from the
@@ -49,7 +50,7 @@ export interface RunOptions {
   events?: Record<string, object> | undefined
   /** As that of a channel. Defaults: `events` 10_000, `bytes` 16_777_216, `age` false. */
   history?: Partial<History> | undefined
-  /** Milliseconds after its end for which a run can still be read. Default 300_000; at least 1. */
+  /** Milliseconds after its end for which a run can still be read. Default 300_000; from 1 to 2_147_483_647. */
   forgetAfter?: number | undefined
   /** Called when the source fails; returns the last event to record. Without it readers learn nothing but the end. */
   onError?: ((error: unknown) => unknown) | undefined
@@ -87,7 +88,7 @@ const CHANNEL_CHECKS: Record<keyof ChannelOptions, Check> = {
 const RUN_CHECKS: Record<keyof RunOptions, Check> = {
   events: isObject,
   history: isObject,
-  forgetAfter: (value) => atLeastOne(value) && 'an integer of milliseconds >= 1',
+  forgetAfter: isTimer,
   onError: isFunction,
   onInvalidEvent: isInvalidEventPolicy
 }
@@ -99,25 +100,32 @@ const SUBSCRIBE_CHECKS: Record<string, Check> = {
 }
 
 /** @throws {InvalidOption} */
+export function checkChannelOptions (options: ChannelOptions, name: string): void {
+  checkOptions(options, CHANNEL_CHECKS, `channel '${name}'`)
+  if (options.history !== undefined) checkOptions(options.history, HISTORY_CHECKS, `the history of channel '${name}'`)
+}
+
+/** @throws {InvalidOption} */
 export function resolveChannelOptions (options: ChannelOptions, name: string): ResolvedChannelOptions {
   const where = `channel '${name}'`
-  checkOptions(options, CHANNEL_CHECKS, where)
+  checkChannelOptions(options, name)
   const { events, history, snapshot, onLag = 'disconnect', key } = options
   if ((onLag === 'latest') !== (key !== undefined)) {
     throw new InvalidOption(`${where} needs both onLag: 'latest' and 'key', or neither`)
   }
-  return { events: resolveEvents(events, where), history: resolveHistory(history, HISTORY, where), snapshot, onLag, key }
+  return { events: resolveEvents(events, where), history: resolveHistory(history, HISTORY), snapshot, onLag, key }
 }
 
 /** @throws {InvalidOption} */
 export function resolveRunOptions (options: RunOptions, key: string): ResolvedRunOptions {
   const where = `run '${key}'`
   checkOptions(options, RUN_CHECKS, where)
+  if (options.history !== undefined) checkOptions(options.history, HISTORY_CHECKS, `the history of ${where}`)
   const { events, history, forgetAfter = 300_000, onError, onInvalidEvent = 'fail' } = options
   return {
     channel: {
       events: resolveEvents(events, where),
-      history: resolveHistory(history, RUN_HISTORY, where),
+      history: resolveHistory(history, RUN_HISTORY),
       snapshot: undefined,
       onLag: 'disconnect',
       key: undefined
@@ -151,9 +159,7 @@ function resolveEvents (events: ChannelOptions['events'], where: string): Events
   return events as Events | undefined
 }
 
-function resolveHistory (history: Partial<History> | undefined, defaults: History, where: string): History {
-  if (history === undefined) return defaults
-  checkOptions(history, HISTORY_CHECKS, `the history of ${where}`)
+function resolveHistory (history: Partial<History> = {}, defaults: History): History {
   const { events = defaults.events, bytes = defaults.bytes, age = defaults.age } = history
   return { events, bytes, age }
 }

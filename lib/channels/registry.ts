@@ -5,27 +5,24 @@
  */
 import { isDeepStrictEqual } from 'node:util'
 import { InvalidOption } from '../errors.ts'
+import { WeakValues } from '../weak-values.ts'
 import type { Channel } from './channel.ts'
-import { resolveChannelOptions, type ChannelOptions, type ResolvedChannelOptions } from './options.ts'
+import { checkChannelOptions, type ChannelOptions } from './options.ts'
 
 export class Registry {
-  readonly #channels = new Map<string, WeakRef<Channel>>()
+  readonly #channels = new WeakValues<Channel>()
   readonly #kept = new Set<Channel>()
-  readonly #collected = new FinalizationRegistry<string>((name) => {
-    // The name may have a new channel by now.
-    if (this.#channels.get(name)?.deref() === undefined) this.#channels.delete(name)
-  })
 
   /** Whether channels that are made from now on are kept for good. */
   keeping = false
 
-  /** The channel of this name, else the one that is made. */
-  get (name: string, make: () => Channel): Channel {
-    const known = this.#channels.get(name)?.deref()
-    if (known !== undefined) return known
-    const channel = make()
-    this.#channels.set(name, new WeakRef(channel))
-    this.#collected.register(channel, name)
+  /** The channel of this name, if it is in use. */
+  get (name: string): Channel | undefined {
+    return this.#channels.get(name)
+  }
+
+  add (channel: Channel): Channel {
+    this.#channels.set(channel.name, channel)
     if (this.keeping) this.#kept.add(channel)
     return channel
   }
@@ -35,15 +32,13 @@ export class Registry {
  * A channel has one set of options. Who asks for it again may leave them out, in part or altogether.
  * @throws {InvalidOption} where some are given that differ; functions are not compared
  */
-export function checkSameOptions (channel: Channel, options: ChannelOptions): void {
-  const again = resolveChannelOptions({ ...pick(channel.options), ...options }, channel.name)
-  for (const name of ['events', 'history', 'onLag'] as const) {
-    if (options[name] !== undefined && !isDeepStrictEqual(channel.options[name], again[name])) {
-      throw new InvalidOption(`channel '${channel.name}' is there already, with other '${name}'`)
+export function checkSameOptions ({ name, options }: Channel, again: ChannelOptions): void {
+  checkChannelOptions(again, name)
+  const { events = options.events, history = {}, onLag = options.onLag } = again
+  const given = { events, history: { ...options.history, ...history }, onLag }
+  for (const option of ['events', 'history', 'onLag'] as const) {
+    if (!isDeepStrictEqual(options[option], given[option])) {
+      throw new InvalidOption(`channel '${name}' is there already, with other '${option}'`)
     }
   }
-}
-
-function pick ({ onLag, key }: ResolvedChannelOptions): ChannelOptions {
-  return { onLag, key }
 }

@@ -33,6 +33,8 @@ export class Replica {
   readonly started: Promise<void>
   /** What is up to this position can only be read back. */
   start = ''
+  /** What it was at first. */
+  origin = ''
   /** Whether anybody had used the channel when it was listened to. */
   known = false
   log!: Log<FramedEvent>
@@ -43,6 +45,7 @@ export class Replica {
   readonly #onEmpty: () => void
   /** What was given before the position was known from which it counts. */
   #early: Entry[] | undefined = []
+  #lostEarly: string | undefined
   #listening: Listening | undefined
   #left = false
   /** Batches that readers have taken, by the index of their first event, until there is more to take. */
@@ -120,13 +123,14 @@ export class Replica {
     })
     this.#listening = listening
     if (this.#left) listening.stop()
-    this.start = listening.position
+    this.start = this.origin = listening.position
     this.known = listening.known
     this.log = new Log(listening.position)
     if (key !== undefined) this.newest = new Newest(key, listening.position)
     const early = this.#early!
     this.#early = undefined
     for (const entry of early) this.#append(entry)
+    if (this.#lostEarly !== undefined) this.#lose(this.#lostEarly)
     if (listening.closed) this.closed = true
   }
 
@@ -147,6 +151,10 @@ export class Replica {
 
   /** Every cursor is now before the log, and has to read back from where it is. */
   #lose (position: string): void {
+    if (this.#early !== undefined) {
+      this.#lostEarly = position
+      return
+    }
     this.start = position
     this.log.reset(position)
     this.newest?.reset(position)

@@ -2,13 +2,12 @@
  * A run: a source that outlives any connection, recorded as a channel. It goes on whether or not anybody reads, and
  * whoever reads gets it from its start, or from where he was.
  */
-import type { Broker } from '../broker.ts'
 import { BEGINNING } from '../entry-id.ts'
 import { InvalidEvent } from '../errors.ts'
 import { isThenable, letGo, openSource, type Source } from '../source.ts'
-import type { Channel } from './channel.ts'
+import type { Channel, Shared } from './channel.ts'
 import { checkSubscribeOptions, type ResolvedRunOptions } from './options.ts'
-import { kSubscribe, Subscription, type Subscribable, type SubscribeOptions } from './subscription.ts'
+import { kSubscribe, Subscription, type Subject, type Subscribable, type SubscribeOptions } from './subscription.ts'
 
 /** Events that are recorded in one turn of the event loop. */
 const EVENTS_PER_TURN = 64
@@ -24,16 +23,20 @@ export interface RunEnd {
 /** A run as its readers see it. */
 export class AttachedRun implements Subscribable {
   readonly key: string
-  protected readonly channel: Channel
+  /** Ends the run with what it has recorded so far; its readers get that, then the end. */
+  readonly stop: () => Promise<void>
+  readonly #subject: Subject
 
-  constructor (key: string, channel: Channel) {
+  /** @param types the event types that can come; undefined: any */
+  constructor (key: string, channel: Channel, types: ReadonlySet<string> | undefined, stop: () => Promise<void>) {
     this.key = key
-    this.channel = channel
+    this.stop = stop
+    this.#subject = { types, iterations: channel.iterations, read: (start) => channel.read(start) }
   }
 
   subscribe (options: SubscribeOptions = {}): Subscription {
     checkSubscribeOptions(options, `a subscription to run '${this.key}'`)
-    return new Subscription(this.channel, { ...options, after: options.after ?? BEGINNING })
+    return new Subscription(this.#subject, { ...options, after: options.after ?? BEGINNING })
   }
 
   [kSubscribe] (): Subscription {
@@ -44,41 +47,53 @@ export class AttachedRun implements Subscribable {
 /** A run as who has started it sees it. */
 export class Run extends AttachedRun {
   readonly ended: Promise<RunEnd>
-  readonly #broker: Broker
+  readonly #channel: Channel
   readonly #options: ResolvedRunOptions
-  readonly #onError: (error: unknown, message: string) => void
+  readonly #shared: Shared
   #settle!: (end: RunEnd | Promise<RunEnd>) => void
+  /** Set once it is known that this run is the one that records. */
   #source: Source | undefined
+  /** Its channel may be closed by others, which stops it. */
+  #listening: { stop (): void } | undefined
+  #stopped = false
   #ending = false
 
-  constructor (
-    key: string, channel: Channel, source: unknown, options: ResolvedRunOptions,
-    broker: Broker, onError: (error: unknown, message: string) => void
-  ) {
-    super(key, channel)
+  constructor (key: string, channel: Channel, source: unknown, options: ResolvedRunOptions, shared: Shared) {
+    super(key, channel, channel.types, () => this.#stop())
+    this.#channel = channel
     this.#options = options
-    this.#broker = broker
-    this.#onError = onError
+    this.#shared = shared
     this.ended = new Promise((resolve) => { this.#settle = resolve })
     this.#begin(source)
   }
 
-  /** Ends the run with what it has recorded so far; its readers get that, then the end. */
-  async stop (): Promise<void> {
-    this.#finish({ state: 'stopped' })
+  async #stop (): Promise<void> {
+    this.#stopped = true
+    if (this.#source !== undefined) this.#finish({ state: 'stopped' })
     await this.ended
   }
 
+  /** What another hub records is not this run's to open, to write to or to close. */
   async #begin (source: unknown): Promise<void> {
+    let first: boolean
     try {
-      const first = await this.#broker.open(this.channel.name)
-      if (this.#ending) return letGo(source)
-      if (!first) {
-        letGo(source)
-        this.#ending = true
-        return this.#settle({ state: 'elsewhere' })
-      }
+      first = await this.#shared.broker.open(this.#channel.name)
+    } catch (error) {
+      letGo(source)
+      this.#shared.onError(error, `run '${this.key}' could not be started`)
+      return this.#settle({ state: 'failed', error })
+    }
+    if (first && !this.#stopped) return this.#run(source)
+    letGo(source)
+    if (first) this.#finish({ state: 'stopped' })
+    else this.#settle({ state: 'elsewhere' })
+  }
+
+  async #run (source: unknown): Promise<void> {
+    try {
       this.#source = openSource(source, undefined)
+      this.#listening = await this.#channel.onceClosed(() => this.#finish({ state: 'stopped' }))
+      if (this.#ending) this.#listening.stop()
       await this.#record(this.#source)
     } catch (error) {
       await this.#fail(error)
@@ -98,21 +113,21 @@ export class Run extends AttachedRun {
 
   async #publish (event: unknown): Promise<void> {
     try {
-      await this.channel.publish(event)
+      await this.#channel.publish(event)
     } catch (error) {
       if (this.#options.onInvalidEvent === 'fail' || !(error instanceof InvalidEvent)) throw error
-      this.#onError(error, `invalid event of run '${this.key}' dropped`)
+      this.#shared.onError(error, `invalid event of run '${this.key}' dropped`)
     }
   }
 
   async #fail (error: unknown): Promise<void> {
     if (this.#ending) return
-    this.#onError(error, `run '${this.key}' has failed`)
+    this.#shared.onError(error, `run '${this.key}' has failed`)
     try {
       const last = this.#options.onError?.(error)
-      if (last !== undefined) await this.channel.publish(last)
+      if (last !== undefined) await this.#channel.publish(last)
     } catch (failure) {
-      this.#onError(failure, `run '${this.key}' could not record its last event`)
+      this.#shared.onError(failure, `run '${this.key}' could not record its last event`)
     }
     this.#finish({ state: 'failed', error })
   }
@@ -121,15 +136,16 @@ export class Run extends AttachedRun {
   #finish (end: RunEnd): void {
     if (this.#ending) return
     this.#ending = true
+    this.#listening?.stop()
     this.#source?.stop(end.state === 'done')
     this.#settle(this.#close(end))
   }
 
   async #close (end: RunEnd): Promise<RunEnd> {
     try {
-      await this.channel.close(this.#options.forgetAfter)
+      await this.#channel.close(this.#options.forgetAfter)
     } catch (error) {
-      this.#onError(error, `run '${this.key}' could not be closed`)
+      this.#shared.onError(error, `run '${this.key}' could not be closed`)
     }
     return end
   }

@@ -3,7 +3,7 @@
  * `reply.sse` or by `for await`, and each reading of it is one of its own.
  */
 import type { ReceivedEvent } from './message.ts'
-import { Iteration } from './iteration.ts'
+import { Iteration, type Iterations } from './iteration.ts'
 import type { Start } from './cursor.ts'
 import type { Reading } from './reading.ts'
 
@@ -36,8 +36,8 @@ export interface Subject {
   /** The event types that its channels have declared; undefined: any. */
   readonly types: ReadonlySet<string> | undefined
   read (start: Start): Reading
-  /** The iterations that are ended when the hub is closed. */
-  readonly iterations: Set<Iteration>
+  /** Those of its hub. */
+  readonly iterations: Iterations
 }
 
 export class Subscription implements Subscribable, AsyncIterable<ReceivedEvent> {

@@ -1,0 +1,82 @@
+/** The runs of a hub by key: each is started once, joined by any number, and forgotten a set time after its end. */
+import { ShuttingDown, UnknownRun } from '../errors.ts'
+import { wireType } from '../event.ts'
+import { letGo } from '../source.ts'
+import { Channel, type Shared } from './channel.ts'
+import type { Compiled } from './compiled.ts'
+import { checkName, resolveRunOptions, type ResolvedChannelOptions, type RunOptions } from './options.ts'
+import { Registry } from './registry.ts'
+import { AttachedRun, Run } from './run.ts'
+
+/** The names of the channels that runs are recorded as. */
+export const RUN_PREFIX = 'run:'
+
+export class Runs {
+  readonly #shared: Shared
+  readonly #compiled: Compiled
+  readonly #runs = new Map<string, { run: Run, channel: Channel }>()
+  /** Of runs that are read here: of a run that is recorded elsewhere, too. */
+  readonly #attached = new Registry()
+  #closed = false
+
+  constructor (shared: Shared, compiled: Compiled) {
+    this.#shared = shared
+    this.#compiled = compiled
+  }
+
+  /** @throws {InvalidOption | InvalidSchema | ShuttingDown} having let go of the source */
+  start (key: string, source: unknown, options: RunOptions = {}): Run {
+    try {
+      checkName(key, 'the key of a run')
+      const known = this.#runs.get(key)
+      if (known === undefined) return this.#start(key, source, options)
+      letGo(source)
+      return known.run
+    } catch (error) {
+      letGo(source)
+      throw error
+    }
+  }
+
+  /** @throws {InvalidOption} */
+  attach (key: string, options: Pick<RunOptions, 'events'> = {}): AttachedRun {
+    checkName(key, 'the key of a run')
+    const { channel: { events, ...rest }, forgetAfter } = resolveRunOptions(options, key)
+    const known = this.#runs.get(key)
+    const channel = known?.channel ?? this.#attached.get(RUN_PREFIX + key) ??
+      this.#attached.add(this.#create(key, { events: undefined, ...rest }))
+    // It was checked when it was recorded: here the schemas only say what can come.
+    const types = events === undefined ? channel.types : new Set(Object.keys(events).map(wireType))
+    return new AttachedRun(key, channel, types, known?.run.stop ?? (() => stopElsewhere(channel, forgetAfter)))
+  }
+
+  async close (): Promise<void> {
+    this.#closed = true
+    await Promise.all([...this.#runs.values()].map(({ run }) => run.stop()))
+  }
+
+  #start (key: string, source: unknown, options: RunOptions): Run {
+    if (this.#closed) throw new ShuttingDown()
+    const resolved = resolveRunOptions(options, key)
+    const channel = this.#create(key, resolved.channel)
+    const run = new Run(key, channel, source, resolved, this.#shared)
+    this.#runs.set(key, { run, channel })
+    run.ended.then(({ state }) => {
+      const forget = () => { this.#runs.delete(key) }
+      if (state === 'elsewhere') forget()
+      else setTimeout(forget, resolved.forgetAfter).unref()
+    })
+    return run
+  }
+
+  #create (key: string, options: ResolvedChannelOptions): Channel {
+    const name = RUN_PREFIX + key
+    return new Channel(name, options, this.#compiled.for(name, options.events), this.#shared, () => new UnknownRun(key))
+  }
+}
+
+/** Who records the run notices that its channel is closed. */
+async function stopElsewhere (channel: Channel, forgetAfter: number): Promise<void> {
+  await channel.mustBeKnown()
+  await channel.close(forgetAfter)
+}
