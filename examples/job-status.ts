@@ -2,13 +2,14 @@
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
 import { Type } from '@sinclair/typebox'
 import Fastify from 'fastify'
-import sse, { type EventOf } from 'fastify-typed-sse'
+import sse, { type EventOf, type RunEnd } from 'fastify-typed-sse'
 import { randomUUID } from 'node:crypto'
 import { setTimeout } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 
 const Status = Type.Object({
-  state: Type.Union([Type.Literal('queued'), Type.Literal('running'), Type.Literal('done'), Type.Literal('failed')]),
+  state: Type.Union([Type.Literal('queued'), Type.Literal('running'), Type.Literal('done'), Type.Literal('failed'),
+    Type.Literal('stopped')]),
   percent: Type.Integer({ minimum: 0, maximum: 100 })
 })
 const Subscribed = Type.Object({ subscriber: Type.String() })
@@ -26,13 +27,18 @@ async function * work ({ signal }: { signal: AbortSignal }): AsyncGenerator<Even
   yield { event: 'status', data: { state: 'done', percent: 100 } }
 }
 
+/** What watchers see last of a job that does not get to its end. */
+function lastStatus (state: RunEnd['state']): EventOf<{ events: typeof job }> | undefined {
+  if (state === 'stopped' || state === 'failed') return { event: 'status', data: { state, percent: 0 } }
+}
+
 export async function createApp () {
   const app = Fastify({ logger: true }).withTypeProvider<TypeBoxTypeProvider>()
   await app.register(sse)
 
   app.post('/jobs', async (request, reply) => {
     const id = randomUUID()
-    app.sse.run(id, work, { events: job, onError: () => ({ event: 'status', data: { state: 'failed', percent: 0 } }) })
+    app.sse.run(id, work, { events: job, onEnd: ({ state }) => lastStatus(state) })
     return reply.code(202).header('location', `/jobs/${id}/events`).send({ id, events: `/jobs/${id}/events` })
   })
 

@@ -7,32 +7,37 @@
  * once it holds no entry, nobody listens to it, and it is neither open nor closed.
  *
  * **IDs and positions.** The broker gives each entry its ID, `<ms>-<seq>`: milliseconds since 1970 and a number, each at
- * most 2^64 - 1. Within a channel IDs grow strictly in the order of the entries, whatever the clock does. The ID of an
- * entry is also the position right after it; a broker may name other positions, in the same form. `0-0` is the position
- * before a channel's first entry. No ID or position is ever given twice for different places of one channel: after the
- * broker has lost its memory, it does not take a position of before for one of its own.
+ * most 2^64 - 1. Within a channel IDs grow strictly in the order of the entries, whatever the clock does; entries that are
+ * appended through one broker object, at the same time too, are in the order of the calls. The ID of an entry is also the
+ * position right after it; a broker may name other positions, in the same form. `0-0` is the position before a channel's
+ * first entry. No ID or position is ever given twice for different places of one channel: after the engine has lost its
+ * memory, it does not take a position of before for one of its own.
  *
  * **History.** Each append says how much the channel is to retain: the oldest entries go as soon as there are more than
  * `events` of them, or more than `bytes` in them (`sizeOf`), or when they are older than `age`. The newest is retained
- * whatever its size. A broker may retain more than that, never less. Only the oldest go: what is retained has no holes.
+ * whatever its size. An engine may trim a little late (some hundreds of entries), never early. Only the oldest go: what is
+ * retained has no holes.
  *
- * **Reading back.** `read` gives entries after a position. It is complete when the broker can be sure that no entry has
- * ever been between that position and the first it gives; a position that it does not know is never complete. What it
- * gives then begins at the earliest entry retained.
+ * **Reading back.** `read` gives entries after a position. It is complete when the broker knows the position, as one that
+ * it has given or `0-0`, and is sure that no entry has ever been between it and the first that it gives. Else what it
+ * gives begins at the earliest entry retained. A read sees whatever the same broker object has already told of: each entry
+ * that it has given to a listener, each append that it has settled, everything up to each position that it has named.
  *
- * **Listening.** `listen` draws a boundary at the moment of the call: whatever was appended before can be read
- * back up to the position that it resolves with, whatever comes after is given to the listener, each entry once, in order,
- * until `stop`. Nothing is in neither, nothing in both. Entries may be given before the promise has settled. A listener must
- * not throw; if it appends, that entry comes after those that are still being given. An engine that has lost its way to
- * the entries for a time, and cannot be sure to have given all of them, says `lost` with the position from which it goes
- * on: never before the promise has settled.
+ * **Listening.** `listen` draws a boundary at the moment of the call: whatever was appended before, through the same
+ * broker object, can be read back up to the position that it resolves with, whatever comes after is given to the listener,
+ * each entry once, in order, until `stop`. Nothing is in neither, nothing in both. Entries may be given before the promise
+ * has settled. A listener must not throw; if it appends, that entry comes after those that are still being given. An
+ * engine that has lost its way to the entries for a time, and cannot be sure to have given all of them, says `lost` with
+ * the position from which it goes on, once everything up to there can be read back. If the channel was closed
+ * meanwhile, it says so too.
  *
  * **Closing.** After `close` a channel takes no more entries, its history is no longer trimmed by age, and when
  * `forgetAfter` has passed the channel is forgotten as a whole. Each listener is told `closed` after the last entry, or
  * learns it when it begins to listen. To close twice does nothing.
  *
- * **Errors.** Each method returns a promise and never throws. A rejected `append` says that the entry may not have been
- * stored. After `close`, `append` rejects with FST_SSE_CHANNEL_CLOSED. Nothing that was accepted is dropped silently.
+ * **Errors.** Each method returns a promise, never throws, and settles in a time that the broker bounds. A rejected `append`
+ * says that the entry may not have been stored. After `close`, `append` rejects with an error whose `code` is
+ * FST_SSE_CHANNEL_CLOSED. Nothing that was accepted is dropped silently.
  *
  * **End.** Who has made a broker ends it. Channels only stop what they have begun.
  */
@@ -64,6 +69,14 @@ export interface History {
   bytes: number
   /** Milliseconds; at least 1. `false`: entries do not grow old. */
   age: number | false
+}
+
+/** How much is read back at once. */
+export interface Most {
+  /** Entries; at least 1. */
+  entries: number
+  /** Bytes, as `sizeOf` counts them: no entry follows once there are as many. At least 1. */
+  bytes: number
 }
 
 /** Some entries, read back. */
@@ -107,9 +120,9 @@ export interface Broker {
   close (channel: string, forgetAfter: number | false): Promise<void>
   /**
    * @param after a position, in the form of an entry ID; undefined: from the earliest entry retained, which is complete
-   * @param count entries at the most; at least one is given if there is one
+   * @param most a broker may give less, but at least one entry if there is one
    */
-  read (channel: string, after: string | undefined, count: number): Promise<Page>
+  read (channel: string, after: string | undefined, most: Most): Promise<Page>
   listen (channel: string, listener: Listener): Promise<Listening>
 }
 

@@ -2,47 +2,51 @@
  * The closed list of what can go wrong, each with its code and its HTTP status. A code is part of the public contract;
  * a message is for people and may change.
  */
-import createError from '@fastify/error'
+// By name, and with the type that its results have: the default import means different things to different resolvers.
+import { createError, type FastifyErrorConstructor } from '@fastify/error'
+
+/** The class of an error of this plugin. Its code is one of `SseErrorCode`. */
+type SseError = FastifyErrorConstructor<{ code: string }, unknown[]>
 
 /** An event breaks a rule of the HTML spec or of its schema. No byte of it was sent. */
-export const InvalidEvent = createError('FST_SSE_INVALID_EVENT', 'Invalid event: %s', 500)
+export const InvalidEvent: SseError = createError('FST_SSE_INVALID_EVENT', 'Invalid event: %s', 500)
 
 /** `reply.sse` was given something that is not a source of events. */
-export const InvalidSource = createError('FST_SSE_INVALID_SOURCE', 'Invalid source of events: %s', 500, TypeError)
+export const InvalidSource: SseError = createError('FST_SSE_INVALID_SOURCE', 'Invalid source of events: %s', 500, TypeError)
 
 /** An option is unknown or has a value it cannot have. Thrown at registration, or by the call that was given it. */
-export const InvalidOption = createError('FST_SSE_INVALID_OPTION', 'Invalid option: %s', 500, TypeError)
+export const InvalidOption: SseError = createError('FST_SSE_INVALID_OPTION', 'Invalid option: %s', 500, TypeError)
 
 /** A schema of `schema.events` cannot be compiled. Thrown at start-up. */
-export const InvalidSchema = createError('FST_SSE_INVALID_SCHEMA', 'Invalid schema.events of %s: %s', 500)
+export const InvalidSchema: SseError = createError('FST_SSE_INVALID_SCHEMA', 'Invalid schema.events of %s: %s', 500)
 
 /** The last event ID is one that no server could have sent. Answered with 400. */
-export const InvalidLastEventId = createError(
+export const InvalidLastEventId: SseError = createError(
   'FST_SSE_INVALID_LAST_EVENT_ID', 'Invalid last event ID: %s', 400)
 
 /** `reply.sse` was called on a reply that is already being answered. */
-export const AlreadySent = createError('FST_SSE_ALREADY_SENT', 'reply.sse: %s', 500)
+export const AlreadySent: SseError = createError('FST_SSE_ALREADY_SENT', 'reply.sse: %s', 500)
 
 /** The plugin was registered where it is there already, or another plugin has taken its decorators. */
-export const AlreadyRegistered = createError(
+export const AlreadyRegistered: SseError = createError(
   'FST_SSE_ALREADY_REGISTERED',
   "'%s' is decorated already: register fastify-typed-sse once, and no other plugin that decorates reply.sse", 500)
 
 /** The server is closing and takes no new event streams. Answered with 503, or softly to an EventSource. */
-export const ShuttingDown = createError('FST_SSE_SHUTTING_DOWN', 'The server is closing', 503)
+export const ShuttingDown: SseError = createError('FST_SSE_SHUTTING_DOWN', 'The server is closing', 503)
 
 /** A channel was published to after it was closed. Nothing was stored. */
-export const ChannelClosed = createError('FST_SSE_CHANNEL_CLOSED', "Channel '%s' is closed and takes no more events", 500)
+export const ChannelClosed: SseError = createError('FST_SSE_CHANNEL_CLOSED', "Channel '%s' is closed and takes no more events", 500)
 
 /** A reader fell so far behind that the channel no longer has what comes next for it. */
-export const Lagged = createError(
+export const Lagged: SseError = createError(
   'FST_SSE_LAGGED', "This reader of channel '%s' has fallen behind its history: it can resume from what it received last", 500)
 
 /** Nobody has started a run of this key, or it was forgotten after its end. */
-export const UnknownRun = createError('FST_SSE_UNKNOWN_RUN', "There is no run '%s'", 404)
+export const UnknownRun: SseError = createError('FST_SSE_UNKNOWN_RUN', "There is no run '%s'", 404)
 
 /** The ID of a stream of so many channels could not be sent back by its client. */
-export const TooManyChannels = createError(
+export const TooManyChannels: SseError = createError(
   'FST_SSE_TOO_MANY_CHANNELS', 'A stream takes %d channels at the most, as its ID has to fit into 1,024 bytes; got %d', 500)
 
 /** Every code that this plugin's errors can have. */

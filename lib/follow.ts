@@ -10,6 +10,7 @@ import type { Feed } from './feed.ts'
 import { finishedFrame } from './finite.ts'
 import { frame } from './frame.ts'
 import { idAlone } from './id-alone.ts'
+import { nextTurn } from './turns.ts'
 
 /** Parts that are written in one turn of the event loop, so that a long replay does not hold up all else. */
 const PARTS_PER_TURN = 16
@@ -73,10 +74,10 @@ class Follower {
 
   #takeAll (urgent: boolean): void {
     for (let parts = 0; this.#connection.reason === undefined; parts++) {
-      if (parts === PARTS_PER_TURN && !urgent) return this.#pause(new Promise(setImmediate))
+      if (parts === PARTS_PER_TURN && !urgent) return this.#pause(nextTurn)
       const part = this.#reading.take()
       if (part === undefined) return
-      if (!this.#begin(part) && !this.#mustTake(urgent)) return this.#pause(this.#connection.ready())
+      if (!this.#begin(part) && !this.#mustTake(urgent)) return this.#pause(() => this.#connection.ready())
     }
   }
 
@@ -84,10 +85,10 @@ class Follower {
     return urgent && this.#connection.unsent < MOST_UNSENT
   }
 
-  #pause (until: Promise<unknown>): void {
+  #pause (until: () => Promise<void>): void {
     if (this.#paused) return
     this.#paused = true
-    until.then(() => {
+    until().then(() => {
       this.#paused = false
       this.#run(false)
     })

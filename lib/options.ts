@@ -95,9 +95,8 @@ export type Check = (value: unknown) => string | undefined
 
 const LONGEST_TIMER = 2_147_483_647
 const off = (check: Check): Check => (value) => value === false ? undefined : check(value)
-export const isTimer: Check = (value) =>
-  isInteger(value, 1, LONGEST_TIMER) ? undefined : `an integer of milliseconds from 1 to ${LONGEST_TIMER}`
-const timer: Check = (value) => value === false ? undefined : isTimer(value) && `${isTimer(value)}, or false`
+const timer: Check = (value) =>
+  isInteger(value, 1, LONGEST_TIMER) ? undefined : `an integer of milliseconds from 1 to ${LONGEST_TIMER}, or false`
 export const isFunction: Check = (value) => typeof value === 'function' ? undefined : 'a function'
 export const isInvalidEventPolicy: Check = (value) => value === 'fail' || value === 'drop' ? undefined : "'fail' or 'drop'"
 
@@ -111,10 +110,10 @@ function duration (least: number): Check {
 }
 
 const STREAM_CHECKS: Record<keyof StreamOptions, Check> = {
-  keepAlive: timer,
+  keepAlive: off(timer),
   retry: duration(0),
   finite: (value) => typeof value === 'boolean' ? undefined : 'true or false',
-  writeTimeout: timer,
+  writeTimeout: off(timer),
   maxDuration: off(duration(1)),
   onError: isFunction,
   onInvalidEvent: isInvalidEventPolicy

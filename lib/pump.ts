@@ -5,12 +5,7 @@
 import type { Connection } from './connection.ts'
 import type { Feed } from './feed.ts'
 import { isThenable, type Source } from './source.ts'
-
-/**
- * A source that is always ready, read by a client that is always ready, never waits for anything: after so many events
- * it makes way for the event loop, or every other request would starve.
- */
-const EVENTS_PER_TURN = 64
+import { EVENTS_PER_TURN, nextTurn } from './turns.ts'
 
 /** Runs until the source or the connection has ended. Never rejects: each failure is an end of the connection. */
 export async function pump (source: Source, connection: Connection, feed: Feed): Promise<void> {
@@ -38,6 +33,6 @@ export async function pump (source: Source, connection: Connection, feed: Feed):
     } catch (error) {
       return feed.fail('invalid-event', error)
     }
-    if (turn % EVENTS_PER_TURN === 0) await new Promise(setImmediate)
+    if (turn % EVENTS_PER_TURN === 0) await nextTurn()
   }
 }

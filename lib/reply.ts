@@ -9,6 +9,7 @@ import { Feed } from './feed.ts'
 import { follow } from './follow.ts'
 import { retryFrame } from './frame.ts'
 import type { LastEventId } from './last-event-id.ts'
+import { onAbort } from './on-abort.ts'
 import { draw, resolveCallOptions, RETURN, type CallOptions, type ResolvedOptions } from './options.ts'
 import type { Payloads } from './payload.ts'
 import { pump } from './pump.ts'
@@ -63,12 +64,8 @@ function openSubscription (subscription: Subscription, payloads: Payloads | unde
   if (payloads !== undefined) checkTypes(subscription.types, payloads)
   return (connection, feed) => ({
     start () {
-      const { signal } = subscription
-      if (signal?.aborted === true) return connection.end()
-      const reading = subscription.read(lastEventId)
-      const end = () => connection.end()
-      signal?.addEventListener('abort', end)
-      return follow(reading, connection, feed, () => signal?.removeEventListener('abort', end))
+      const forget = onAbort(subscription.signal, () => connection.end())
+      if (connection.reason === undefined) return follow(subscription.read(lastEventId), connection, feed, forget)
     },
     stop () {}
   })

@@ -45,7 +45,8 @@ export function startStream (reply: StreamReply, connection: Connection, produce
   coverSend(reply, connection)
   // A client can queue any number of requests on its socket. Each waits for its turn before anything is done for it.
   onceServed(reply.raw, () => {
-    const started = producer.start()
+    // While it waited it may have been ended: by `maxDuration`, say.
+    const started = connection.reason === undefined ? producer.start() : undefined
     const sendLater = () => { setImmediate(() => sendStream(reply, connection, feed, send)) }
     if (started === undefined) sendLater()
     else started.then(sendLater)

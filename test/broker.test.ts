@@ -28,7 +28,7 @@ const OUTLAWS: Record<string, (broker: Broker) => Partial<Broker>> = {
     }
   }),
   'takes unknown positions for its own': (broker) => ({
-    read: async (channel, after, count) => ({ ...await broker.read(channel, after, count), after: after ?? '0-0', complete: true })
+    read: async (channel, after, most) => ({ ...await broker.read(channel, after, most), after: after ?? '0-0', complete: true })
   }),
   'forgets its comments': (broker) => ({
     append: (channel, { comment, ...message }, history) => broker.append(channel, message, history)
@@ -68,7 +68,7 @@ function twice (breaking: (broker: Broker) => Partial<Broker>): Brokers {
     open: (channel) => broker.open(channel),
     append: (channel, message, history) => broker.append(channel, message, history),
     close: (channel, forgetAfter) => broker.close(channel, forgetAfter),
-    read: (channel, after, count) => broker.read(channel, after, count),
+    read: (channel, after, most) => broker.read(channel, after, most),
     listen: (channel, listener) => broker.listen(channel, listener),
     ...breaking(broker)
   }

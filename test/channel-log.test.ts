@@ -2,7 +2,7 @@
 import fc from 'fast-check'
 import t from 'tap'
 import { BEGINNING, compareEntryIds, isEntryId } from '../lib/entry-id.ts'
-import { Log } from '../lib/channels/log.ts'
+import { EntryLog } from '../lib/entry-log.ts'
 import { readVector, tagsOf, Vector } from '../lib/channels/vector.ts'
 
 const RUNS = 300
@@ -63,7 +63,7 @@ const step: fc.Arbitrary<Step> = fc.oneof(
 
 t.test('a log does what an array would, whatever is appended, trimmed and reset in whatever order', async () => {
   fc.assert(fc.property(fc.array(step, { maxLength: 40 }), (steps) => {
-    const log = new Log<{ id: string }>('5-0')
+    const log = new EntryLog<{ id: string }>('5-0')
     const model = new Model('5-0')
     let now = 0
     let count = 0
@@ -99,7 +99,7 @@ t.test('a log does what an array would, whatever is appended, trimmed and reset 
   }), { numRuns: RUNS })
 })
 
-function assertAlike (log: Log<{ id: string }>, { first, base, slots }: Model): void {
+function assertAlike (log: EntryLog<{ id: string }>, { first, base, slots }: Model): void {
   const next = first + slots.length
   assertSame([log.first, log.next, log.bytes, log.base], [first, next, sum(slots), base], 'first, next, bytes, base')
   assertSame(log.tail, slots.at(-1)?.id ?? base, 'tail')
@@ -121,7 +121,7 @@ function assertSame (actual: unknown, expected: unknown, what: string): void {
 }
 
 t.test('a log keeps its newest entry whatever its size, but not beyond its age', async (t) => {
-  const log = new Log<{ id: string }>('0-0')
+  const log = new EntryLog<{ id: string }>('0-0')
   log.append({ id: '1-0' }, 1_000, 0)
   t.equal(log.excess({ events: 1, bytes: 1, age: 10 }, 9), 0)
   t.equal(log.excess({ events: 1, bytes: 1, age: 10 }, 10), 1)
@@ -129,7 +129,7 @@ t.test('a log keeps its newest entry whatever its size, but not beyond its age',
 })
 
 t.test('a log that is trimmed all the time keeps its indexes, for as many entries as there ever were', async (t) => {
-  const log = new Log<{ id: string }>('0-0')
+  const log = new EntryLog<{ id: string }>('0-0')
   for (let n = 0; n < 20_000; n++) {
     log.append({ id: `1-${n}` }, 1, n)
     log.trim(log.excess({ events: 3_000, bytes: 1e9, age: false }, n))

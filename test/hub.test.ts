@@ -1,7 +1,12 @@
 /** Channels without Fastify: `createHub`, `for await`, and what a hub makes of a broker that is far away or fails. */
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
 import t, { type Test } from 'tap'
-import { createHub, memoryBroker, type Broker, type Listener, type Listening } from '../index.ts'
+import { createHub, memoryBroker, type Broker, type Listener, type Listening, type SubscribeOptions } from '../index.ts'
 import { connect, createApp, deferred, idleSource, listen, turns, until } from './helpers.ts'
+
+setFlagsFromString('--expose-gc')
+const gc = runInNewContext('gc') as () => void
 
 const noPage = { entries: [], complete: true }
 
@@ -198,32 +203,64 @@ t.test('a filter may publish to the channel that it reads', async (t) => {
   t.same(dataOf(seen), [1, 2])
 })
 
-t.test('break lets go of everything', async (t) => {
+t.test('break lets go of everything: nobody is called any more, and the signal holds nothing of the reading', async (t) => {
   const { broker, hub } = createCountingHub(t)
   const channels = ['a', 'b', 'c'].map((name) => hub.channel(name))
   const controller = new AbortController()
-  const removed: string[] = []
   const { signal } = controller
-  signal.removeEventListener = function (this: AbortSignal, type: string, ...rest: [never]) {
-    removed.push(type)
-    return AbortSignal.prototype.removeEventListener.call(this, type, ...rest)
+  const filters: WeakRef<object>[] = []
+  let calls = 0
+  const readOne = async (subscribe: (options: SubscribeOptions) => AsyncIterable<{ id?: string }>) => {
+    const filter = () => { calls++; return true }
+    filters.push(new WeakRef(filter))
+    for await (const { id } of subscribe({ signal, filter })) return id
   }
-  for (const subscription of [channels[0]!.subscribe({ signal }), hub.subscribe(channels, { signal })]) {
-    const ids: unknown[] = []
-    const reading = (async () => {
-      for await (const { id } of subscription) {
-        ids.push(id)
-        if (ids.length > 0) break
-      }
-    })()
+  const subscribes = [(options: SubscribeOptions) => channels[0]!.subscribe(options), (options: SubscribeOptions) => hub.subscribe(channels, options)]
+  for (const subscribe of subscribes) {
+    const reading = readOne(subscribe)
     await turns()
     t.ok(broker.listeners > 0)
-    await channels[0]!.publish({ data: 1 })
-    await reading
-    t.equal(ids.length, 1)
+    const id = await channels[0]!.publish({ data: 1 })
+    t.ok(await reading, id)
     t.equal(broker.listeners, 0)
   }
-  t.same(removed, ['abort', 'abort'])
+  t.equal(calls, 2)
+  await channels[0]!.publish({ data: 2 })
+  await turns()
+  t.equal(calls, 2, 'no filter is asked any more')
+  await until(() => {
+    gc()
+    return filters.every((filter) => filter.deref() === undefined)
+  }, () => 'the readings to be let go of, as long as the signal is there')
+  const asked = { ...broker.calls }
+  controller.abort()
+  await turns()
+  t.same([broker.calls, broker.listeners, calls], [asked, 0, 2], 'aborting later does nothing')
+})
+
+t.test('one signal can end any number of readings, and Node takes that for no leak', async (t) => {
+  const { broker, hub } = createCountingHub(t)
+  const warnings: Error[] = []
+  const onWarning = (warning: Error) => { warnings.push(warning) }
+  process.on('warning', onWarning)
+  t.after(() => process.off('warning', onWarning))
+  const channels = ['a', 'b'].map((name) => hub.channel(name))
+  const controller = new AbortController()
+  const { signal } = controller
+  const readers = Array.from({ length: 50 }, (_, n) => {
+    return read(n % 2 === 0 ? channels[0]!.subscribe({ signal }) : hub.subscribe(channels, { signal }))
+  })
+  const other = read(channels[0]!.subscribe())
+  await turns()
+  await channels[0]!.publish({ data: 1 })
+  await until(() => readers.every(({ seen }) => seen.length === 1))
+  controller.abort()
+  await Promise.all(readers.map(({ ended }) => ended))
+  t.equal(broker.listeners, 1, 'that of the other')
+  await channels[0]!.publish({ data: 2 })
+  await until(() => other.seen.length === 2)
+  t.ok(readers.every(({ seen }) => seen.length === 1))
+  t.same(warnings, [])
 })
 
 t.test('break before the broker has answered lets go of it when it has', async (t) => {
@@ -399,7 +436,7 @@ t.test('a run that could not be opened closes nothing, as it may be another\'s',
   const run = here.run('key', source)
   await turns()
   broker.failing = { open: new Error('timed out') }
-  const other = there.run('key', [], { onError: () => ({ data: 'failed' }) })
+  const other = there.run('key', [], { onEnd: () => ({ data: 'failed' }) })
   t.match(await other.ended, { state: 'failed' })
   t.equal(broker.calls.close, 0)
   t.equal(broker.calls.append, 1, 'nor records anything')

@@ -1,8 +1,7 @@
 /** The types of channels, subscriptions and runs: what may be published, and what readers receive. */
 import type { FastifyTypeProvider, FastifyTypeProviderDefault } from 'fastify'
-import type { ChannelOptions, RunOptions } from '../lib/channels/options.ts'
+import type { ChannelOptions, RunEnd, RunOptions } from '../lib/channels/options.ts'
 import type { Gap } from '../lib/channels/reading.ts'
-import type { RunEnd } from '../lib/channels/run.ts'
 import type { ReceivedEvent } from '../lib/channels/message.ts'
 import type { SubscribeOptions } from '../lib/channels/subscription.ts'
 import type { EncodedDataOf, EventOf, EventSchemas, IsAny, SseSource } from './events.ts'
@@ -87,41 +86,48 @@ export interface SseRun<Event, Received = ReceivedEvent> extends SseAttachedRun<
 type EventOfChannel<Channel> = Channel extends Subscribable<infer Event> ? Event : never
 type ReceivedOfChannel<Channel> = Channel extends SseChannel<any, infer Received> ? Received : never
 
+/** The events of a channel or a run that has these schemas; undefined: any. */
+type EventFor<Schemas, Provider extends FastifyTypeProvider> =
+  Schemas extends EventSchemas ? EventOf<{ events: Schemas }, Provider> : EventOf<object>
+type ReceivedFor<Schemas, Provider extends FastifyTypeProvider> =
+  Schemas extends EventSchemas ? ReceivedOf<Schemas, Provider> : ReceivedEvent
+
 export interface StartRun<Provider extends FastifyTypeProvider> {
   /**
    * Starts a run, unless there is one of this key, which is returned then, and the source is let go of. A run does not
    * depend on any connection: it goes on until its source has ended, it is stopped, or the process ends.
    * @param source as `reply.sse` takes it
-   * @throws FST_SSE_INVALID_OPTION, FST_SSE_INVALID_SCHEMA. What the source throws is for `ended`
+   * @throws FST_SSE_INVALID_OPTION, also where the run was started with other `events`; FST_SSE_INVALID_SCHEMA;
+   *   FST_SSE_SHUTTING_DOWN. What the source throws is for `ended`
    */
-  <Schemas extends EventSchemas>(
-    key: string, source: NoInfer<SseSource<EventOf<{ events: Schemas }, Provider>>>, options: RunOptions & { events: Schemas }
-  ): SseRun<EventOf<{ events: Schemas }, Provider>, ReceivedOf<Schemas, Provider>>
-  (key: string, source: SseSource<EventOf<object>>, options?: RunOptions & { events?: undefined }): SseRun<EventOf<object>>
+  <Schemas extends EventSchemas | undefined = undefined>(
+    key: string,
+    source: NoInfer<SseSource<EventFor<Schemas, Provider>>>,
+    options?: NoInfer<Omit<RunOptions<EventFor<Schemas, Provider>>, 'events'>> & { events?: Schemas }
+  ): SseRun<EventFor<NoInfer<Schemas>, Provider>, ReceivedFor<NoInfer<Schemas>, Provider>>
   /**
    * A run that was started before, here or wherever the broker reaches. Reading one that nobody has started, or that was
    * forgotten, fails with FST_SSE_UNKNOWN_RUN, to which `reply.sse` answers 404.
    * @param options the `events` that the run was started with, where the types are to be known
    */
-  attach<Schemas extends EventSchemas>(
-    key: string, options: { events: Schemas }
-  ): SseAttachedRun<EventOf<{ events: Schemas }, Provider>, ReceivedOf<Schemas, Provider>>
-  attach (key: string): SseAttachedRun<EventOf<object>>
+  attach<Schemas extends EventSchemas | undefined = undefined>(
+    key: string, options?: { events?: Schemas }
+  ): SseAttachedRun<EventFor<NoInfer<Schemas>, Provider>, ReceivedFor<NoInfer<Schemas>, Provider>>
 }
 
 /** Channels, subscriptions and runs. */
 export interface SseHub<Provider extends FastifyTypeProvider = FastifyTypeProviderDefault> {
   /**
    * The channel of this name: the same for everybody who asks, from the first time on. Later its options may be left out.
-   * A channel lives as long as somebody holds it or reads it (one made before the app is ready: as long as the app);
-   * its history, as long as the broker keeps it.
+   * It is this channel as long as somebody holds it or reads it, and as long as its history may be retained (one made
+   * before the app is ready: as long as the app); its history itself is the broker's.
    * @throws FST_SSE_INVALID_OPTION, also where it is there already with other options; FST_SSE_INVALID_SCHEMA
    */
-  channel<Schemas extends EventSchemas>(
+  channel<Schemas extends EventSchemas | undefined = undefined>(
     name: string,
-    options: NoInfer<ChannelOptions<ReceivedOf<Schemas, Provider>, EventOf<{ events: Schemas }, Provider>>> & { events: Schemas }
-  ): SseChannel<EventOf<{ events: Schemas }, Provider>, ReceivedOf<Schemas, Provider>>
-  channel (name: string, options?: ChannelOptions & { events?: undefined }): SseChannel<EventOf<object>>
+    options?: NoInfer<Omit<ChannelOptions<ReceivedFor<Schemas, Provider>, EventFor<Schemas, Provider>>, 'events'>>
+      & { events?: Schemas }
+  ): SseChannel<EventFor<NoInfer<Schemas>, Provider>, ReceivedFor<NoInfer<Schemas>, Provider>>
   /**
    * Several channels as one stream, whose IDs resume all of them.
    * @throws FST_SSE_INVALID_OPTION, FST_SSE_TOO_MANY_CHANNELS

@@ -94,7 +94,7 @@ describe('a channel with events', () => {
       * snapshot () { yield { event: 'price' as const, data: { symbol: 'A', price: 1 } } }
     })
     app.sse.channel('snapshot', { events: prices, snapshot: () => [price] })
-    // @ts-expect-error No overload matches this call
+    // @ts-expect-error is not assignable to type
     app.sse.channel('snapshot', { events: prices, snapshot: () => [wrongData] })
   })
 
@@ -207,11 +207,11 @@ describe('a run', () => {
     app.sse.run('key', async function * ({ signal }) {
       expect(signal).type.toBe<AbortSignal>()
       yield { event: 'price' as const, data: { symbol: 'A', price: 1 } }
-    }, { events: prices, history: { events: 5 }, forgetAfter: 5, onInvalidEvent: 'drop', onError: () => undefined })
+    }, { events: prices, history: { events: 5 }, forgetAfter: 5, onInvalidEvent: 'drop', onEnd: () => undefined })
     app.sse.run('key', [price], { events: prices })
-    // @ts-expect-error No overload matches this call
+    // @ts-expect-error is not assignable to type
     app.sse.run('key', [wrongData], { events: prices })
-    // @ts-expect-error No overload matches this call
+    // @ts-expect-error is not assignable to type
     app.sse.run('key', async function * () { yield { event: 'prize', data: 1 } }, { events: prices })
     expect(app.sse.run).type.toBeCallableWith('key', [{ data: 1 }, 'text'])
     expect(app.sse.run).type.not.toBeCallableWith('key')

@@ -1,7 +1,7 @@
 /** The broker that an application has by itself: the channels of one process, in its memory. */
-import type { Broker, Entry, History, Listener, Message, Page } from '../broker.ts'
+import type { Broker, Entry, History, Listener, Message, Most, Page } from '../broker.ts'
 import { sizeOf } from '../broker.ts'
-import { Log } from '../channels/log.ts'
+import { EntryLog } from '../entry-log.ts'
 import { BEGINNING, compareEntryIds } from '../entry-id.ts'
 import { ChannelClosed } from '../errors.ts'
 
@@ -45,17 +45,17 @@ class EntryIds {
   }
 }
 
-/** A listener, and the index of the first entry that is given to it. */
-interface Listening {
+/** A listener, and the index of the first entry that is given to it; Infinity: it is told nothing. */
+interface Recipient {
   listener: Listener
   from: number
 }
 
 /** One channel. */
 interface Stream {
-  log: Log<Entry>
+  log: EntryLog<Entry>
   history: History | undefined
-  listeners: Set<Listening>
+  listeners: Set<Recipient>
   opened: boolean
   closed: boolean
   /** When a closed stream is forgotten, in ms of performance.now(). */
@@ -101,7 +101,7 @@ class MemoryBroker implements Broker {
     this.#tell(stream, ({ listener, from }) => { if (from < Infinity) listener.closed() })
   }
 
-  async read (channel: string, after: string | undefined, count: number): Promise<Page> {
+  async read (channel: string, after: string | undefined, most: Most): Promise<Page> {
     const stream = this.#streams.get(channel)
     if (stream === undefined) {
       const complete = after === undefined || after === BEGINNING || this.#reaches(after, this.#floor)
@@ -111,32 +111,33 @@ class MemoryBroker implements Broker {
     const { log } = stream
     const complete = after === undefined || this.#isComplete(stream, after)
     const from = complete && after !== undefined ? log.firstAfter(after) : log.first
-    const entries = []
-    for (let index = from; index < log.next && entries.length < count; index++) entries.push(log.at(index))
-    return { after: complete && after !== undefined ? after : log.base, entries, complete }
+    return { after: complete && after !== undefined ? after : log.base, entries: some(log, from, most), complete }
   }
 
   async listen (channel: string, listener: Listener): ReturnType<Broker['listen']> {
     const stream = this.#streamOf(channel)
     const { closed, log } = stream
     // What was appended before may still be untold, and so may the end: it is before the boundary.
-    const listening = { listener, from: closed ? Infinity : log.next }
-    stream.listeners.add(listening)
+    const recipient = { listener, from: closed ? Infinity : log.next }
+    stream.listeners.add(recipient)
     return {
       position: log.tail,
       closed,
       known: isKnown(stream),
       stop: () => {
-        stream.listeners.delete(listening)
+        stream.listeners.delete(recipient)
         const unused = !isKnown(stream) && stream.listeners.size === 0
         if (unused && this.#streams.get(channel) === stream) this.#streams.delete(channel)
       }
     }
   }
 
+  /** A position is a retained entry's or the base; or it was given before the first entry of all, while there was none. */
   #isComplete ({ log, floor }: Stream, after: string): boolean {
     if (after === BEGINNING) return log.first === 0
-    return this.#reaches(after, log.first === 0 ? floor : log.base)
+    if (log.indexAfter(after) !== undefined) return true
+    const isBeforeFirst = log.first === 0 && (log.next === 0 || compareEntryIds(after, log.at(0).id) < 0)
+    return isBeforeFirst && this.#reaches(after, floor)
   }
 
   #reaches (position: string, floor: string): boolean {
@@ -151,7 +152,7 @@ class MemoryBroker implements Broker {
     }
     if (stream === undefined) {
       stream = {
-        log: new Log(this.#ids.last),
+        log: new EntryLog(this.#ids.last),
         history: undefined,
         listeners: new Set(),
         opened: false,
@@ -165,7 +166,7 @@ class MemoryBroker implements Broker {
     return stream
   }
 
-  #tell (stream: Stream, tell: (listening: Listening) => void): void {
+  #tell (stream: Stream, tell: (recipient: Recipient) => void): void {
     this.#untold.push(() => stream.listeners.forEach(tell))
     this.#tellAll()
   }
@@ -198,6 +199,17 @@ class MemoryBroker implements Broker {
     this.#streams.delete(channel)
     if (log.next > 0 && compareEntryIds(log.tail, this.#floor) > 0) this.#floor = log.tail
   }
+}
+
+function some (log: EntryLog<Entry>, from: number, most: Most): Entry[] {
+  const entries: Entry[] = []
+  let bytes = 0
+  for (let index = from; index < log.next && entries.length < most.entries && bytes < most.bytes; index++) {
+    const entry = log.at(index)
+    entries.push(entry)
+    bytes += sizeOf(entry.message)
+  }
+  return entries
 }
 
 function trim (stream: Stream): void {

@@ -1,43 +1,48 @@
 /** A channel: published to by anybody who has it, read by any number, each from where it wants. */
 import type { Broker } from '../broker.ts'
 import type { Payloads } from '../payload.ts'
-import { Cursor, type OnLag, type Readable, type Start } from './cursor.ts'
+import { Cursor, type OnLag, type Readable, type ReadOptions } from './cursor.ts'
+import { answerOf } from './filter.ts'
 import { FramedEvent } from './framed-event.ts'
 import type { Iterations } from './iteration.ts'
 import { toMessage } from './message.ts'
 import { checkSubscribeOptions, type ResolvedChannelOptions } from './options.ts'
 import { Replica } from './replica.ts'
-import { kSubscribe, Subscription, type Subject, type Subscribable, type SubscribeOptions } from './subscription.ts'
+import { Snapshot } from './snapshot.ts'
+import { kSubscribe, Subscription, Subscribable, type Subject, type SubscribeOptions } from './subscription.ts'
 
 /** What the channels of one hub share. */
-export interface Shared {
+export interface HubParts {
   readonly broker: Broker
   readonly iterations: Iterations
   /** Tells the application of an error of its own function that nobody waits for. */
   readonly onError: (error: unknown, message: string) => void
 }
 
-export class Channel implements Subscribable, Subject, Readable {
+export class Channel extends Subscribable implements Subject, Readable {
   readonly name: string
   readonly options: ResolvedChannelOptions
   readonly types: ReadonlySet<string> | undefined
-  readonly unknown: (() => Error) | undefined
-  readonly #shared: Shared
+  readonly unknown: () => Error | undefined
+  readonly #parts: HubParts
   readonly #payloads: Payloads | undefined
+  #usedAt = performance.now()
+  #closed = false
   /** While somebody reads here. */
   #replica: Replica | undefined
 
-  /** @param unknown what a reader is told where nobody has made the channel known; undefined: it is there by being read */
+  /** @param unknown why it cannot be read where the broker does not know it; by default a channel is there by being read */
   constructor (
-    name: string, options: ResolvedChannelOptions, payloads: Payloads | undefined, shared: Shared,
-    unknown?: () => Error
+    name: string, options: ResolvedChannelOptions, payloads: Payloads | undefined, parts: HubParts,
+    unknown: () => Error | undefined = () => undefined
   ) {
+    super()
     this.name = name
     this.unknown = unknown
     this.options = options
     this.#payloads = payloads
     this.types = payloads && new Set(payloads.keys())
-    this.#shared = shared
+    this.#parts = parts
   }
 
   /**
@@ -45,7 +50,8 @@ export class Channel implements Subscribable, Subject, Readable {
    * @throws {InvalidEvent | ChannelClosed} and what the broker rejects with
    */
   async publish (event: unknown): Promise<string> {
-    return this.#shared.broker.append(this.name, toMessage(event, this.#payloads), this.options.history)
+    this.use()
+    return this.#parts.broker.append(this.name, toMessage(event, this.#payloads), this.options.history)
   }
 
   subscribe (options: SubscribeOptions = {}): Subscription {
@@ -53,20 +59,33 @@ export class Channel implements Subscribable, Subject, Readable {
     return new Subscription(this, options)
   }
 
+  /** It was published to, asked for, or begun to be read. */
+  use (): void {
+    this.#usedAt = performance.now()
+  }
+
+  /** Whether something that was published here may still be retained, as far as is known without asking the broker. */
+  get isUsed (): boolean {
+    const { age } = this.options.history
+    return !this.#closed && (age === false || performance.now() - this.#usedAt < age)
+  }
+
   async close (forgetAfter: number | false = this.options.history.age): Promise<void> {
-    await this.#shared.broker.close(this.name, forgetAfter)
+    await this.#parts.broker.close(this.name, forgetAfter)
+    this.#closed = true
   }
 
   /** @throws (rejects) what is to be told of a channel that nobody has made known */
   async mustBeKnown (): Promise<void> {
-    const listening = await this.#shared.broker.listen(this.name, { entry: noop, closed: noop, lost: noop })
+    const listening = await this.#parts.broker.listen(this.name, { entry: noop, closed: noop, lost: noop })
     listening.stop()
-    if (!listening.known && this.unknown !== undefined) throw this.unknown()
+    const unknown = listening.known ? undefined : this.unknown()
+    if (unknown !== undefined) throw unknown
   }
 
   /** Calls back when the channel is closed, whoever closes it. */
   async onceClosed (callback: () => void): Promise<{ stop (): void }> {
-    const listening = await this.#shared.broker.listen(this.name, { entry: noop, closed: callback, lost: noop })
+    const listening = await this.#parts.broker.listen(this.name, { entry: noop, closed: callback, lost: noop })
     if (listening.closed) callback()
     return listening
   }
@@ -76,28 +95,26 @@ export class Channel implements Subscribable, Subject, Readable {
   }
 
   get iterations (): Iterations {
-    return this.#shared.iterations
+    return this.#parts.iterations
   }
 
   get onLag (): OnLag {
     return this.options.onLag
   }
 
-  get snapshot (): ResolvedChannelOptions['snapshot'] {
-    return this.options.snapshot
+  openSnapshot (): Snapshot | undefined {
+    const { snapshot } = this.options
+    return snapshot && new Snapshot(snapshot, (value) => new FramedEvent('', toMessage(value, this.#payloads)))
   }
 
-  snapshotEvent (value: unknown): FramedEvent {
-    return new FramedEvent('', toMessage(value, this.#payloads))
-  }
-
-  read (start: Start): Cursor {
-    return new Cursor(this, start)
+  read (options: ReadOptions): Cursor {
+    this.use()
+    return new Cursor(this, options)
   }
 
   replica (): Replica {
     if (this.#replica !== undefined) return this.#replica
-    const replica: Replica = new Replica(this.#shared.broker, this.name, this.options.history, this.#keyOf(), () => {
+    const replica: Replica = new Replica(this.#parts.broker, this.name, this.options.history, this.#keyOf(), () => {
       if (this.#replica === replica) this.#replica = undefined
     })
     this.#replica = replica
@@ -110,9 +127,9 @@ export class Channel implements Subscribable, Subject, Readable {
     return (event) => {
       // An event without a key is superseded by no other.
       try {
-        return key(event.seen) ?? event
+        return answerOf(key, event, 'key') ?? event
       } catch (error) {
-        this.#shared.onError(error, `the key function of channel '${this.name}' has failed`)
+        this.#parts.onError(error, `the key function of channel '${this.name}' has failed`)
         return event
       }
     }

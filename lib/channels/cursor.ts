@@ -10,49 +10,45 @@
 import type { Page } from '../broker.ts'
 import { compareEntryIds, isEntryId } from '../entry-id.ts'
 import { Lagged } from '../errors.ts'
-import { isThenable, openSource, type Source } from '../source.ts'
-import { FramedEvent, framed } from './framed-event.ts'
-import type { ReceivedEvent } from './message.ts'
+import { nextTurn } from '../turns.ts'
+import { passes, type Filter } from './filter.ts'
+import { framed, type FramedEvent } from './framed-event.ts'
 import { Batch, type Part, type Reading } from './reading.ts'
 import type { Reader, Replica } from './replica.ts'
+import { Snapshot } from './snapshot.ts'
 
 /** Where a reading begins, if not at an ID: 'earliest' is with all that is retained. */
 export const EARLIEST = 'earliest'
-
-/** Entries that are read back at once. */
-const PAGE = 256
 
 /** What happens to a reader that the log has moved past. */
 export type OnLag = 'disconnect' | 'gap' | 'latest'
 
 /** What a cursor needs to know of its channel. */
 export interface Readable {
-  replica (): Replica
+  readonly name: string
   readonly onLag: OnLag
-  /** An event of a snapshot in its wire form. @throws {InvalidEvent} */
-  snapshotEvent (value: unknown): FramedEvent
-  /** Undefined where the channel has none. */
-  readonly snapshot: ((context: { signal: AbortSignal }) => unknown) | undefined
-  /** Why a channel that nobody has made known cannot be read; undefined where it can. */
-  readonly unknown: (() => Error) | undefined
+  replica (): Replica
+  /** The state as it is now, for one reader; undefined where the channel has no snapshot. */
+  openSnapshot (): Snapshot | undefined
+  /** Why a channel that the broker does not know cannot be read; undefined where it can. */
+  unknown (): Error | undefined
 }
 
-export interface Start {
+export interface ReadOptions {
   /** An ID, or 'earliest'; undefined: with what is published from now on. */
   after: string | undefined
-  filter: ((event: ReceivedEvent) => unknown) | undefined
+  filter: Filter | undefined
 }
 
 export class Cursor implements Reading, Reader {
   onReady: (urgent: boolean) => void = noop
   /** It waits for the broker, or for the snapshot; nothing can be taken meanwhile. */
   pending = false
+  readonly begun: Promise<void>
 
   readonly #channel: Readable
   readonly #replica: Replica
-  readonly #start: Start
-  /** Settles when it is known from where it reads, or that it cannot. */
-  readonly begun: Promise<void>
+  readonly #options: ReadOptions
   readonly #parts: Part[] = []
   /** The position from which events follow was told, or is about to be. */
   #opened = false
@@ -66,13 +62,13 @@ export class Cursor implements Reading, Reader {
   #ahead = false
   /** It goes on with the newest event of every key, until it has had the newest of all. */
   #compacting = false
-  #snapshot: Source | undefined
+  #snapshot: Snapshot | undefined
   #failure: { error: unknown } | undefined
   #ended = false
 
-  constructor (channel: Readable, start: Start) {
+  constructor (channel: Readable, options: ReadOptions) {
     this.#channel = channel
-    this.#start = start
+    this.#options = options
     this.#replica = channel.replica()
     // What is published after this line is not missed.
     const here = this.#replica.join(this)
@@ -87,7 +83,7 @@ export class Cursor implements Reading, Reader {
       if (this.pending || this.#ended) return undefined
       if (this.#snapshot !== undefined) this.#takeSnapshot(this.#snapshot)
       else if (this.#compacting) this.#takeNewest()
-      else if (this.#index < this.#replica.log.first) this.#fallBehind()
+      else if (this.#index < this.#replica.log.first) this.#takeFromBefore()
       else if (!this.#takeFromLog()) return undefined
     }
   }
@@ -96,7 +92,7 @@ export class Cursor implements Reading, Reader {
     this.#ended = true
     this.onReady = noop
     this.#parts.length = 0
-    this.#snapshot?.stop(false)
+    this.#snapshot?.stop()
     this.#snapshot = undefined
     this.#replica.leave(this)
   }
@@ -105,75 +101,73 @@ export class Cursor implements Reading, Reader {
     if (!this.pending) this.onReady(false)
   }
 
-  urge (from: number, to: number): void {
-    if (!this.pending && this.#index >= from && this.#index < to) this.onReady(true)
+  urge (from: number): void {
+    if (!this.pending && this.#index >= from) this.onReady(true)
   }
 
-  async #begin (here: number): Promise<void> {
-    const { after } = this.#start
-    await this.#replica.started
+  /** @param here the position at which it has joined; undefined: that from which the replica is given what comes */
+  async #begin (here: string | undefined): Promise<void> {
+    const { after } = this.#options
+    const replica = this.#replica
+    const origin = await replica.started
     if (this.#ended) return
-    if (!this.#replica.known && this.#channel.unknown !== undefined) throw this.#channel.unknown()
-    this.#replica.trim()
-    if (after === undefined) return this.#beginAt(here)
-    const index = this.#replica.log.indexAfter(after)
-    if (index !== undefined) return this.#resume(after, index)
-    const { start } = this.#replica
-    const page = await this.#read(isEntryId(after) ? after : undefined)
-    if (this.#ended) return
-    if (page.complete && after === page.after) this.#resume(after, -1)
-    else if (after === EARLIEST) this.#resume(page.after, -1)
-    else return this.#tellGap(after, page, start)
-    this.#accept(page, start)
+    const unknown = replica.known ? undefined : this.#channel.unknown()
+    if (unknown !== undefined) throw unknown
+    replica.trim()
+    if (after === undefined) this.#beginAt(here ?? origin)
+    else if (replica.log.indexAfter(after) !== undefined) this.#resume(after)
+    else await this.#readBack(isEntryId(after) ? after : undefined, (page) => this.#beginWith(after, page))
   }
 
-  #resume (position: string, index: number): void {
-    this.#open(position)
-    this.#position = position
-    this.#index = index
+  #beginWith (after: string, page: Page): boolean {
+    if (!page.complete || (after !== page.after && after !== EARLIEST)) return this.#tellGap(after, page)
+    this.#resume(page.after)
+    return true
   }
 
-  /** Without anything that was before: with the snapshot, if there is one, as it is at that index or later. */
-  #beginAt (index: number): void {
-    const { log, origin } = this.#replica
-    // If the log has let go of that place meanwhile, it has to be read back to.
-    this.#position = index < log.first ? origin : log.before(index)
-    this.#index = index
-    this.#live = true
-    if (this.#channel.snapshot === undefined) this.#open(this.#position)
-    else this.#snapshot = openSource(this.#channel.snapshot, undefined)
-  }
-
-  #open (id: string): void {
-    this.#parts.push({ is: 'position', id, why: 'start' })
+  #resume (position: string): void {
+    this.#parts.push({ is: 'position', id: position, why: 'start' })
     this.#opened = true
+    this.#moveTo(position)
   }
 
-  /** @param page what is retained */
-  #tellGap (requested: string, page: Page, start: string): void {
+  /** Without anything that was before: with the snapshot, if there is one, as it is now or later. */
+  #beginAt (position: string): void {
+    this.#live = true
+    this.#moveTo(position)
+    this.#snapshot = this.#channel.openSnapshot()
+    if (this.#snapshot === undefined) this.#resume(position)
+  }
+
+  /** @returns whether it goes on with what is retained, rather than with a snapshot */
+  #tellGap (requested: string, { after, entries }: Page): boolean {
     if (!this.#opened) this.#parts.push({ is: 'position', id: requested, why: 'requested' })
-    this.#parts.push({ is: 'gap', gap: { requested, earliest: page.entries[0]?.id ?? null } })
-    if (this.#channel.snapshot !== undefined) return this.#beginAt(this.#replica.log.next)
-    this.#resume(page.after, -1)
-    this.#accept(page, start)
-  }
-
-  #read (after: string | undefined): Promise<Page> {
-    return this.#replica.broker.read(this.#replica.name, after, PAGE)
+    this.#parts.push({ is: 'gap', gap: { requested, earliest: entries[0]?.id ?? null } })
+    this.#snapshot = this.#channel.openSnapshot()
+    if (this.#snapshot === undefined) {
+      this.#resume(after)
+      return true
+    }
+    this.#live = true
+    this.#moveTo(this.#replica.log.tail)
+    return false
   }
 
   /**
-   * Takes a page that follows the position.
-   * @param start where the replica began when the page was asked for: if it is empty, nothing is before that
+   * Reads a page back and takes it.
+   * @param accept decides what the page means, and whether its entries are taken
    */
-  #accept ({ entries }: Page, start: string): void {
-    const position = entries.at(-1)?.id ?? (compareEntryIds(this.#position, start) < 0 ? start : this.#position)
-    let at = 0
-    for (let batch = next(); batch.events.length > 0; batch = next()) this.#give(batch)
-    this.#moveTo(position)
-
-    function next (): Batch {
-      return Batch.gather(() => at < entries.length ? framed(entries[at++]!) : undefined)
+  async #readBack (after: string | undefined, accept: (page: Page) => boolean): Promise<void> {
+    const { boundary } = this.#replica
+    const page = await this.#replica.readBack(after)
+    if (this.#ended || !accept(page)) return
+    const last = page.entries.at(-1)
+    if (last !== undefined) {
+      this.#give(new Batch(page.entries.map(framed)))
+      this.#moveTo(last.id)
+    } else if (compareEntryIds(this.#position, boundary) < 0) {
+      // Nothing to be read back: nothing is before what the replica was being given when it was asked for.
+      this.#moveTo(boundary)
     }
   }
 
@@ -201,66 +195,64 @@ export class Cursor implements Reading, Reader {
     return true
   }
 
-  #give (batch: Batch): void {
-    const { filter } = this.#start
-    if (filter === undefined) {
-      this.#parts.push({ is: 'events', batch })
-      return
-    }
-    const { events } = batch
-    const wanted = events.filter((event) => filter(event.seen))
-    if (wanted.length > 0) this.#parts.push({ is: 'events', batch: new Batch(wanted) })
-    const last = events.at(-1)!
-    if (wanted.at(-1) !== last) this.#parts.push({ is: 'position', id: last.id, why: 'moved' })
-  }
-
   /** The log has moved past the cursor, or has never reached back to it. */
-  #fallBehind (): void {
-    const { newest, name } = this.#replica
-    const { onLag } = this.#channel
-    if (this.#live && onLag === 'latest' && newest?.reaches(this.#position)) {
+  #takeFromBefore (): void {
+    const { log, newest } = this.#replica
+    // The log has lost its way, but nothing that the cursor has not had.
+    if (compareEntryIds(this.#position, log.base) >= 0) return this.#moveTo(this.#position)
+    if (this.#live && this.#channel.onLag === 'latest' && newest?.reaches(this.#position)) {
       this.#parts.push({ is: 'lag' })
       this.#compacting = true
-      return
+    } else {
+      this.#wait(async () => {
+        // A long replay makes way for others after each page.
+        await nextTurn()
+        if (!this.#ended) await this.#readBack(this.#position, (page) => page.complete || this.#fallBehind(page))
+      })
     }
-    this.#wait(async () => {
-      const { start } = this.#replica
-      const page = await this.#read(this.#position)
-      if (this.#ended) return
-      if (page.complete) return this.#accept(page, start)
-      if (this.#live && onLag === 'disconnect') throw new Lagged(name)
-      if (this.#live) this.#parts.push({ is: 'lag' })
-      this.#tellGap(this.#position, page, start)
-    })
+  }
+
+  #fallBehind (page: Page): boolean {
+    if (this.#live && this.#channel.onLag === 'disconnect') throw new Lagged(this.#channel.name)
+    if (this.#live) this.#parts.push({ is: 'lag' })
+    return this.#tellGap(this.#position, page)
   }
 
   #takeNewest (): void {
     const { newest, log } = this.#replica
     const events = newest!.after(this.#position)
     const batch = Batch.gather(() => events.next().value as FramedEvent | undefined)
-    this.#compacting = newest!.reaches(this.#position) && batch.events.length > 0
-    if (!this.#compacting) return
+    const last = batch.events.at(-1)!
     this.#give(batch)
-    this.#moveTo(batch.events.at(-1)!.id)
-    this.#compacting = this.#position !== log.tail
+    this.#moveTo(last.id)
+    this.#compacting = last.id !== log.tail && newest!.reaches(last.id)
   }
 
-  #takeSnapshot (snapshot: Source): void {
-    const step = snapshot.next()
-    if (isThenable(step)) this.#wait(async () => this.#giveSnapshot(await step))
-    else this.#giveSnapshot(step)
+  #takeSnapshot (snapshot: Snapshot): void {
+    this.#wait(async () => {
+      const events = await snapshot.next()
+      if (this.#ended) return
+      if (events === undefined) {
+        this.#snapshot = undefined
+        this.#resume(this.#position)
+      } else {
+        const wanted = events.filter((event) => passes(this.#options.filter, event))
+        if (wanted.length > 0) this.#parts.push({ is: 'events', batch: new Batch(wanted) })
+      }
+    })
   }
 
-  #giveSnapshot ({ done, value }: IteratorResult<unknown>): void {
-    if (this.#snapshot === undefined) return
-    if (done === true) {
-      this.#snapshot.stop(true)
-      this.#snapshot = undefined
-      return this.#open(this.#position)
+  #give (batch: Batch): void {
+    const { filter } = this.#options
+    if (filter === undefined) {
+      this.#parts.push({ is: 'events', batch })
+      return
     }
-    const event = this.#channel.snapshotEvent(value)
-    const { filter } = this.#start
-    if (filter === undefined || filter(event.seen)) this.#parts.push({ is: 'events', batch: new Batch([event]) })
+    const { events } = batch
+    const wanted = events.filter((event) => passes(filter, event))
+    if (wanted.length > 0) this.#parts.push({ is: 'events', batch: new Batch(wanted) })
+    const last = events.at(-1)!
+    if (wanted.at(-1) !== last) this.#parts.push({ is: 'position', id: last.id, why: 'moved' })
   }
 
   #wait (task: () => Promise<void>): Promise<void> {

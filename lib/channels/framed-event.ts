@@ -8,6 +8,8 @@ export class FramedEvent {
   readonly id: string
   readonly message: Message
   readonly size: number
+  /** The one from which it differs by its ID alone. */
+  #original: FramedEvent | undefined
   #bytes: Buffer | undefined
   #seen: ReceivedEvent | undefined
 
@@ -19,8 +21,7 @@ export class FramedEvent {
 
   /** The bytes of its block. */
   get bytes (): Buffer {
-    const { event, data, raw, retry, comment } = this.message
-    this.#bytes ??= Buffer.from(frame({ event, id: this.id || undefined, retry, comment }, raw ?? data))
+    this.#bytes ??= this.#original === undefined ? this.#frame() : this.#reframe(this.#original)
     return this.#bytes
   }
 
@@ -33,9 +34,18 @@ export class FramedEvent {
   /** The same event with another ID: on a stream of several channels, with the one that stands for all of them. */
   as (id: string): FramedEvent {
     const event = new FramedEvent(id, this.message, this.size)
-    // The ID comes first in a block (frame.ts), so the rest is the same whatever the ID.
-    event.#bytes = Buffer.concat([Buffer.from(`id: ${id}\n`), this.bytes.subarray(`id: ${this.id}\n`.length)])
+    event.#original = this
     return event
+  }
+
+  #frame (): Buffer {
+    const { event, data, raw, retry, comment } = this.message
+    return Buffer.from(frame({ event, id: this.id || undefined, retry, comment }, raw ?? data))
+  }
+
+  /** The ID comes first in a block (frame.ts), so the rest is the same whatever the ID. */
+  #reframe ({ id, bytes }: FramedEvent): Buffer {
+    return Buffer.concat([Buffer.from(`id: ${this.id}\n`), bytes.subarray(`id: ${id}\n`.length)])
   }
 }
 

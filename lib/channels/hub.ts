@@ -4,7 +4,7 @@ import type { Broker } from '../broker.ts'
 import { describe } from '../describe.ts'
 import { InvalidOption } from '../errors.ts'
 import { checkOptions, isBroker, isFunction } from '../options.ts'
-import { Channel, type Shared } from './channel.ts'
+import { Channel, type HubParts } from './channel.ts'
 import { Compiled, type SharedSchemas } from './compiled.ts'
 import { Iterations } from './iteration.ts'
 import { Merged } from './merged.ts'
@@ -20,10 +20,13 @@ export interface HubOptions {
   onError?: ((error: unknown, message: string) => void) | undefined
 }
 
+/** How long the broker may take to close the runs, in ms. */
+const GRACE = 1_000
+
 export class Hub {
   readonly runs: Runs
   readonly #registry = new Registry()
-  readonly #shared: Shared
+  readonly #parts: HubParts
   readonly #compiled: Compiled
 
   /**
@@ -33,9 +36,9 @@ export class Hub {
   constructor (options: HubOptions, schemas: SharedSchemas = () => ({})) {
     checkOptions(options, { broker: isBroker, onError: isFunction }, 'createHub')
     const { broker = memoryBroker(), onError = warn } = options
-    this.#shared = { broker, onError: quiet(onError), iterations: new Iterations() }
+    this.#parts = { broker, onError: quiet(onError), iterations: new Iterations() }
     this.#compiled = new Compiled(schemas)
-    this.runs = new Runs(this.#shared, this.#compiled)
+    this.runs = new Runs(this.#parts, this.#compiled)
   }
 
   /** Says whether channels that are made from now on are kept, though nobody may hold them: those of start-up. */
@@ -55,7 +58,7 @@ export class Hub {
       return known
     }
     const resolved = resolveChannelOptions(options, name)
-    return this.#registry.add(new Channel(name, resolved, this.#compiled.for(name, resolved.events), this.#shared))
+    return this.#registry.add(new Channel(name, resolved, this.#compiled.for(name, resolved.events), this.#parts))
   }
 
   /** @throws {InvalidOption | InvalidLastEventId | TooManyChannels} */
@@ -68,18 +71,21 @@ export class Hub {
       if (!(channel instanceof Channel)) throw new InvalidOption(`${where} takes channels of app.sse.channel, got ${describe(channel)}`)
     }
     checkSubscribeOptions(options, where)
-    return new Subscription(new Merged(channels, this.#shared.iterations), options)
+    return new Subscription(new Merged(channels, this.#parts.iterations), options)
   }
 
-  /** Stops the runs, ends the iterations, and starts no more of either. */
+  /** Ends the iterations, stops the runs, and starts no more of either. Always settles: a broker may not answer. */
   async close (): Promise<void> {
-    await this.runs.close()
-    this.#shared.iterations.end()
+    this.#parts.iterations.end()
+    let timer
+    const grace = new Promise((resolve) => { timer = setTimeout(resolve, GRACE) })
+    await Promise.race([this.runs.close(), grace])
+    clearTimeout(timer)
   }
 }
 
 /** What is told of an error must not make another one. */
-function quiet (onError: Shared['onError']): Shared['onError'] {
+function quiet (onError: HubParts['onError']): HubParts['onError'] {
   return (error, message) => {
     try {
       onError(error, message)

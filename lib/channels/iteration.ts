@@ -1,4 +1,6 @@
 /** A reading as an async iterator: for workers, tests, and whatever else has no HTTP. */
+import { onAbort } from '../on-abort.ts'
+import { EVENTS_PER_TURN } from '../turns.ts'
 import { GAP, toReceived, type ReceivedEvent } from './message.ts'
 import type { Part, Reading } from './reading.ts'
 
@@ -35,12 +37,13 @@ export class Iteration implements AsyncIterableIterator<ReceivedEvent> {
   readonly #signal: AbortSignal | undefined
   readonly #all: Iterations
   readonly #waiters: Waiter[] = []
-  readonly #events: (() => ReceivedEvent)[] = []
+  readonly #events: ReceivedEvent[] = []
   #held = 0
+  #asked = 0
   #reading: Reading | undefined
   #failure: { error: unknown } | undefined
   #done = false
-  readonly #onAbort = () => this.end()
+  #forgetSignal: () => void = noop
 
   /** @param all where it is to be found as long as it is open */
   constructor (open: () => Reading, signal: AbortSignal | undefined, all: Iterations) {
@@ -54,7 +57,8 @@ export class Iteration implements AsyncIterableIterator<ReceivedEvent> {
     if (this.#reading === undefined && !this.#done) this.#begin()
     return new Promise((resolve, reject) => {
       this.#waiters.push({ resolve, reject })
-      this.#serve()
+      if (++this.#asked % EVENTS_PER_TURN === 0) setImmediate(() => this.#serve())
+      else this.#serve()
     })
   }
 
@@ -75,11 +79,9 @@ export class Iteration implements AsyncIterableIterator<ReceivedEvent> {
   }
 
   #begin (): void {
-    if (this.#signal?.aborted === true || this.#all.ended) {
-      this.#done = true
-      return
-    }
-    this.#signal?.addEventListener('abort', this.#onAbort)
+    this.#done = this.#all.ended
+    this.#forgetSignal = onAbort(this.#signal, () => this.end())
+    if (this.#done) return
     this.#all.add(this)
     this.#reading = this.#open()
     this.#reading.onReady = (urgent) => {
@@ -91,7 +93,7 @@ export class Iteration implements AsyncIterableIterator<ReceivedEvent> {
   #finish (): void {
     this.#done = true
     this.#all.delete(this)
-    this.#signal?.removeEventListener('abort', this.#onAbort)
+    this.#forgetSignal()
     this.#reading?.stop()
   }
 
@@ -101,7 +103,7 @@ export class Iteration implements AsyncIterableIterator<ReceivedEvent> {
       // A filter may have ended this very reading.
       if (this.#waiters.length === 0) return
       const event = this.#events.shift()
-      if (event !== undefined) this.#waiters.shift()!.resolve({ done: false, value: event() })
+      if (event !== undefined) this.#waiters.shift()!.resolve({ done: false, value: event })
       else if (this.#failure !== undefined) this.#reject(this.#failure.error)
       else if (this.#done) this.#waiters.shift()!.resolve({ done: true, value: undefined })
       else return
@@ -138,14 +140,16 @@ export class Iteration implements AsyncIterableIterator<ReceivedEvent> {
       case 'events':
         for (const { message, id, size } of part.batch.events) {
           this.#held += size
-          this.#events.push(() => toReceived(message, id))
+          this.#events.push(toReceived(message, id))
         }
         return
       case 'gap':
-        this.#events.push(() => ({ event: GAP, data: part.gap }))
+        this.#events.push({ event: GAP, data: part.gap })
         return
       case 'end':
         this.#finish()
     }
   }
 }
+
+function noop () {}

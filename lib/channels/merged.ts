@@ -1,6 +1,6 @@
 /** Several channels, to be read as one. */
 import type { Channel } from './channel.ts'
-import { Cursor, type Start } from './cursor.ts'
+import { Cursor, type ReadOptions } from './cursor.ts'
 import type { Iterations } from './iteration.ts'
 import { MergedReading } from './merged-reading.ts'
 import type { Subject } from './subscription.ts'
@@ -21,7 +21,7 @@ export class Merged implements Subject {
     this.types = types.includes(undefined) ? undefined : new Set(types.flatMap((each) => [...each!]))
   }
 
-  read ({ after, filter }: Start): MergedReading {
+  read ({ after, filter }: ReadOptions): MergedReading {
     // An ID that is none of ours is unknown to each of the channels.
     const positions = after === undefined ? [] : readVector(after, this.#tags) ?? this.#tags.map(() => after)
     const cursors = this.#channels.map((channel, index) => {

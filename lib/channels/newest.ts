@@ -13,16 +13,19 @@ export class Newest {
   #bytes = 0
   /** The newest event of some key may be before this position, and no longer here. */
   #floor: string
+  /** The ID of the newest event of all. */
+  #last: string
 
   constructor (key: (event: FramedEvent) => unknown, floor: string) {
     this.#key = key
-    this.#floor = floor
+    this.#floor = this.#last = floor
   }
 
   add (event: FramedEvent, now: number): void {
     const key = this.#key(event)
     this.#delete(key)
     this.#events.set(key, { event, at: now })
+    this.#last = event.id
     this.#bytes += event.size
   }
 
@@ -38,12 +41,12 @@ export class Newest {
   reset (position: string): void {
     this.#events.clear()
     this.#bytes = 0
-    this.#floor = position
+    this.#floor = this.#last = position
   }
 
-  /** Whether the newest event of every key that has one after this position is here. */
+  /** Whether there are events after this position, and of every key that has one the newest is here. */
   reaches (position: string): boolean {
-    return compareEntryIds(position, this.#floor) >= 0
+    return compareEntryIds(position, this.#floor) >= 0 && compareEntryIds(this.#last, position) > 0
   }
 
   /** The newest events of every key that came after a position, in order. */

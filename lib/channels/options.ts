@@ -3,12 +3,14 @@ import type { History } from '../broker.ts'
 import { describe } from '../describe.ts'
 import { InvalidLastEventId, InvalidOption } from '../errors.ts'
 import { lastEventIdFault } from '../last-event-id.ts'
-import { checkOptions, isFunction, isInteger, isInvalidEventPolicy, isTimer, type Check } from '../options.ts'
+import { checkOptions, isFunction, isInteger, isInvalidEventPolicy, type Check } from '../options.ts'
 import type { Schema } from '../schema.ts'
 import type { OnLag } from './cursor.ts'
 import { GAP, type ReceivedEvent } from './message.ts'
 
 export type Events = Record<string, Schema>
+
+type State<Event> = AsyncIterable<Event> | Iterable<Event>
 
 /** Options of a channel. A wrong one throws FST_SSE_INVALID_OPTION, a bad schema FST_SSE_INVALID_SCHEMA. */
 export interface ChannelOptions<Received = ReceivedEvent, Event = unknown> {
@@ -27,7 +29,7 @@ export interface ChannelOptions<Received = ReceivedEvent, Event = unknown> {
    * (without IDs), then what was published since the moment before the function was called. `signal` aborts when the
    * reader has gone. Default: none.
    */
-  snapshot?: ((context: { signal: AbortSignal }) => AsyncIterable<Event> | Iterable<Event>) | undefined
+  snapshot?: ((context: { signal: AbortSignal }) => State<Event> | Promise<State<Event>>) | undefined
   /**
    * What happens to a reader that has fallen so far behind that its next event is no longer retained. `'disconnect'`
    * (default): its stream ends, the client comes back, and is told of the gap. `'gap'`: it is told, and goes on from the
@@ -44,25 +46,39 @@ export interface ResolvedChannelOptions extends Pick<ChannelOptions, 'snapshot' 
   onLag: OnLag
 }
 
+/** How a run has ended. */
+export interface RunEnd {
+  /** 'elsewhere': another process, or another hub, records it. */
+  state: 'done' | 'stopped' | 'failed' | 'elsewhere'
+  /** What has failed. */
+  error?: unknown
+}
+
 /** Options of a run. */
-export interface RunOptions {
+export interface RunOptions<Event = unknown> {
   /** As those of a channel. Default: the source may yield any event. */
   events?: Record<string, object> | undefined
   /** As that of a channel. Defaults: `events` 10_000, `bytes` 16_777_216, `age` false. */
   history?: Partial<History> | undefined
-  /** Milliseconds after its end for which a run can still be read. Default 300_000; from 1 to 2_147_483_647. */
+  /** Milliseconds after its end for which a run can still be read. Default 300_000; from 1 to 2_061_083_647. */
   forgetAfter?: number | undefined
-  /** Called when the source fails; returns the last event to record. Without it readers learn nothing but the end. */
-  onError?: ((error: unknown) => unknown) | undefined
+  /**
+   * Called when the run ends, with how it has; returns the last event to record. Without it readers learn nothing but the
+   * end. Synchronous. Not called for a run that another hub records.
+   */
+  onEnd?: ((end: RunEnd) => Event | undefined | void) | undefined
   /** What an invalid event does: `'fail'` (default) ends the run as an error of its source; `'drop'` leaves it out. */
   onInvalidEvent?: 'fail' | 'drop' | undefined
 }
 
-export interface ResolvedRunOptions extends Pick<RunOptions, 'onError'> {
+export interface ResolvedRunOptions extends Pick<RunOptions, 'onEnd'> {
   channel: ResolvedChannelOptions
   forgetAfter: number
   onInvalidEvent: 'fail' | 'drop'
 }
+
+/** A day less than Node can time. */
+const LONGEST = 2_061_083_647
 
 const HISTORY: History = { events: 1_000, bytes: 4_194_304, age: 3_600_000 }
 const RUN_HISTORY: History = { events: 10_000, bytes: 16_777_216, age: false }
@@ -88,8 +104,8 @@ const CHANNEL_CHECKS: Record<keyof ChannelOptions, Check> = {
 const RUN_CHECKS: Record<keyof RunOptions, Check> = {
   events: isObject,
   history: isObject,
-  forgetAfter: isTimer,
-  onError: isFunction,
+  forgetAfter: (value) => isInteger(value, 1, LONGEST) ? undefined : `an integer of milliseconds from 1 to ${LONGEST}`,
+  onEnd: isFunction,
   onInvalidEvent: isInvalidEventPolicy
 }
 
@@ -121,7 +137,7 @@ export function resolveRunOptions (options: RunOptions, key: string): ResolvedRu
   const where = `run '${key}'`
   checkOptions(options, RUN_CHECKS, where)
   if (options.history !== undefined) checkOptions(options.history, HISTORY_CHECKS, `the history of ${where}`)
-  const { events, history, forgetAfter = 300_000, onError, onInvalidEvent = 'fail' } = options
+  const { events, history, forgetAfter = 300_000, onEnd, onInvalidEvent = 'fail' } = options
   return {
     channel: {
       events: resolveEvents(events, where),
@@ -131,7 +147,7 @@ export function resolveRunOptions (options: RunOptions, key: string): ResolvedRu
       key: undefined
     },
     forgetAfter,
-    onError,
+    onEnd,
     onInvalidEvent
   }
 }

@@ -5,7 +5,7 @@
 import type { FramedEvent } from './framed-event.ts'
 
 /** Bytes of events in one part at the most, unless a single event has more. */
-const PART = 65_536
+export const PART = 65_536
 
 /** Some events, one after the other. */
 export class Batch {

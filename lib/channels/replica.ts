@@ -5,11 +5,14 @@
  * What one turn of the event loop publishes is told to the readers once, when the turn is over; those who then take it
  * take the same bytes.
  */
-import type { Broker, Entry, History, Listening } from '../broker.ts'
+import type { Broker, Entry, History, Listening, Page } from '../broker.ts'
+import { EntryLog } from '../entry-log.ts'
 import { framed, type FramedEvent } from './framed-event.ts'
-import { Log } from './log.ts'
 import { Newest } from './newest.ts'
-import { Batch } from './reading.ts'
+import { Batch, PART } from './reading.ts'
+
+/** What is read back at once. */
+const MOST = { entries: 256, bytes: PART }
 
 /** Batches that are kept for readers who are at the same place. */
 const BATCHES = 8
@@ -20,29 +23,27 @@ const READERS_PER_TURN = 512
 export interface Reader {
   /** There is more to take, or the channel has ended. */
   tell (): void
-  /** What comes before index `to` is about to go. @param from what the readers had been told of when this turn began */
-  urge (from: number, to: number): void
+  /** Who has had everything before index `from` keeps up, and should take what comes after it before it goes. */
+  urge (from: number): void
 }
 
 export class Replica {
-  readonly name: string
-  readonly broker: Broker
-  /** The channel is closed, and everything is in the log, or before it. */
-  closed = false
-  /** Settles when the log has its beginning; rejects with what the broker has rejected with. */
-  readonly started: Promise<void>
+  /** Settles with the position from which it is given what comes; rejects with what the broker has rejected with. */
+  readonly started: Promise<string>
   /** What is up to this position can only be read back. */
-  start = ''
-  /** What it was at first. */
-  origin = ''
+  boundary = ''
   /** Whether anybody had used the channel when it was listened to. */
   known = false
-  log!: Log<FramedEvent>
+  /** The channel is closed, and everything is in the log, or before it. */
+  closed = false
+  log!: EntryLog<FramedEvent>
   newest: Newest | undefined
 
+  readonly #broker: Broker
+  readonly #name: string
   readonly #history: History
+  readonly #onUseless: () => void
   readonly #readers = new Set<Reader>()
-  readonly #onEmpty: () => void
   /** What was given before the position was known from which it counts. */
   #early: Entry[] | undefined = []
   #lostEarly: string | undefined
@@ -50,6 +51,8 @@ export class Replica {
   #left = false
   /** Batches that readers have taken, by the index of their first event, until there is more to take. */
   readonly #batches = new Map<number, Batch>()
+  /** Pages that are on their way, by the position that they follow. */
+  readonly #pages = new Map<string | undefined, Promise<Page>>()
   #telling = false
   /** There is news since the telling began. */
   #news = false
@@ -60,31 +63,31 @@ export class Replica {
 
   /**
    * @param key of the newest events to be kept; undefined: none are
-   * @param onEmpty the last reader has left
+   * @param onUseless nobody else is to join: the channel is closed, the broker has failed, or the last reader has left
    */
   constructor (
-    broker: Broker, name: string, history: History, key: ((event: FramedEvent) => unknown) | undefined, onEmpty: () => void
+    broker: Broker, name: string, history: History, key: ((event: FramedEvent) => unknown) | undefined, onUseless: () => void
   ) {
-    this.broker = broker
-    this.name = name
+    this.#broker = broker
+    this.#name = name
     this.#history = history
-    this.#onEmpty = onEmpty
+    this.#onUseless = onUseless
     this.started = this.#start(key)
-    // Each reader is told by itself.
-    this.started.catch(() => {})
+    // Each reader learns it by itself.
+    this.started.catch(onUseless)
   }
 
-  /** @returns the index at which the reader is: that of the next event, if the log begins with 0 */
-  join (reader: Reader): number {
+  /** @returns the position of what was given last; undefined: that with which `started` settles */
+  join (reader: Reader): string | undefined {
     this.#readers.add(reader)
-    return this.#early === undefined ? this.log.next : this.#early.length
+    return this.#early === undefined ? this.log.tail : this.#early.at(-1)?.id
   }
 
   leave (reader: Reader): void {
     if (!this.#readers.delete(reader) || this.#readers.size > 0) return
     this.#left = true
     this.#listening?.stop()
-    this.#onEmpty()
+    this.#onUseless()
   }
 
   /** The events from an index on, as many as one part takes; undefined if there is none yet. */
@@ -100,6 +103,18 @@ export class Replica {
     return batch
   }
 
+  /** What the broker has after a position. Those who ask for the same at the same time are given the same. */
+  readBack (after: string | undefined): Promise<Page> {
+    let page = this.#pages.get(after)
+    if (page === undefined) {
+      const forget = () => { this.#pages.delete(after) }
+      page = this.#broker.read(this.#name, after, MOST)
+      page.then(forget, forget)
+      this.#pages.set(after, page)
+    }
+    return page
+  }
+
   /** Lets go of what has grown too old. */
   trim (): void {
     if (this.closed) return
@@ -107,13 +122,13 @@ export class Replica {
     const to = this.log.excess(this.#history, now)
     this.newest?.trim(this.#history, now)
     if (to === this.log.first) return
-    if (to > Math.max(this.#told, this.#urged)) this.#urge(to)
+    if (to > Math.max(this.#told, this.#urged)) this.#urge()
     this.log.trim(to)
     this.#batches.clear()
   }
 
-  async #start (key: ((event: FramedEvent) => unknown) | undefined): Promise<void> {
-    const listening = await this.broker.listen(this.name, {
+  async #start (key: ((event: FramedEvent) => unknown) | undefined): Promise<string> {
+    const listening = await this.#broker.listen(this.#name, {
       entry: (entry) => {
         if (this.#early === undefined) this.#append(entry)
         else this.#early.push(entry)
@@ -121,17 +136,19 @@ export class Replica {
       closed: () => this.#close(),
       lost: (position) => this.#lose(position)
     })
+    const { position } = listening
     this.#listening = listening
     if (this.#left) listening.stop()
-    this.start = this.origin = listening.position
     this.known = listening.known
-    this.log = new Log(listening.position)
-    if (key !== undefined) this.newest = new Newest(key, listening.position)
+    this.boundary = position
+    this.log = new EntryLog(position)
+    if (key !== undefined) this.newest = new Newest(key, position)
     const early = this.#early!
     this.#early = undefined
     for (const entry of early) this.#append(entry)
     if (this.#lostEarly !== undefined) this.#lose(this.#lostEarly)
-    if (listening.closed) this.closed = true
+    if (listening.closed) this.#close()
+    return position
   }
 
   #append (entry: Entry): void {
@@ -146,6 +163,7 @@ export class Replica {
 
   #close (): void {
     this.closed = true
+    this.#onUseless()
     if (this.#early === undefined) this.#tellLater()
   }
 
@@ -155,7 +173,7 @@ export class Replica {
       this.#lostEarly = position
       return
     }
-    this.start = position
+    this.boundary = position
     this.log.reset(position)
     this.newest?.reset(position)
     this.#batches.clear()
@@ -187,8 +205,8 @@ export class Replica {
   }
 
   /** A burst that is larger than the history must not cut off those who keep up: they take it before it goes. */
-  #urge (to: number): void {
+  #urge (): void {
     this.#urged = this.log.next
-    for (const reader of this.#readers) reader.urge(this.#told, to)
+    for (const reader of this.#readers) reader.urge(this.#told)
   }
 }

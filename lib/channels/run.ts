@@ -4,24 +4,14 @@
  */
 import { BEGINNING } from '../entry-id.ts'
 import { InvalidEvent } from '../errors.ts'
-import { isThenable, letGo, openSource, type Source } from '../source.ts'
-import type { Channel, Shared } from './channel.ts'
-import { checkSubscribeOptions, type ResolvedRunOptions } from './options.ts'
-import { kSubscribe, Subscription, type Subject, type Subscribable, type SubscribeOptions } from './subscription.ts'
-
-/** Events that are recorded in one turn of the event loop. */
-const EVENTS_PER_TURN = 64
-
-/** How a run has ended. */
-export interface RunEnd {
-  /** 'elsewhere': another process, or another hub, records it. */
-  state: 'done' | 'stopped' | 'failed' | 'elsewhere'
-  /** What has failed. */
-  error?: unknown
-}
+import { disown, isThenable, letGo, openSource, type Source } from '../source.ts'
+import { EVENTS_PER_TURN, nextTurn } from '../turns.ts'
+import type { Channel, HubParts } from './channel.ts'
+import { checkSubscribeOptions, type ResolvedRunOptions, type RunEnd } from './options.ts'
+import { kSubscribe, Subscription, Subscribable, type Subject, type SubscribeOptions } from './subscription.ts'
 
 /** A run as its readers see it. */
-export class AttachedRun implements Subscribable {
+export class AttachedRun extends Subscribable {
   readonly key: string
   /** Ends the run with what it has recorded so far; its readers get that, then the end. */
   readonly stop: () => Promise<void>
@@ -29,9 +19,10 @@ export class AttachedRun implements Subscribable {
 
   /** @param types the event types that can come; undefined: any */
   constructor (key: string, channel: Channel, types: ReadonlySet<string> | undefined, stop: () => Promise<void>) {
+    super()
     this.key = key
     this.stop = stop
-    this.#subject = { types, iterations: channel.iterations, read: (start) => channel.read(start) }
+    this.#subject = { types, iterations: channel.iterations, read: (options) => channel.read(options) }
   }
 
   subscribe (options: SubscribeOptions = {}): Subscription {
@@ -49,7 +40,7 @@ export class Run extends AttachedRun {
   readonly ended: Promise<RunEnd>
   readonly #channel: Channel
   readonly #options: ResolvedRunOptions
-  readonly #shared: Shared
+  readonly #parts: HubParts
   #settle!: (end: RunEnd | Promise<RunEnd>) => void
   /** Set once it is known that this run is the one that records. */
   #source: Source | undefined
@@ -58,29 +49,33 @@ export class Run extends AttachedRun {
   #stopped = false
   #ending = false
 
-  constructor (key: string, channel: Channel, source: unknown, options: ResolvedRunOptions, shared: Shared) {
-    super(key, channel, channel.types, () => this.#stop())
+  constructor (key: string, channel: Channel, source: unknown, options: ResolvedRunOptions, parts: HubParts) {
+    super(key, channel, channel.types, async () => {
+      const { state } = await this.release()
+      if (state === 'elsewhere') await stopElsewhere(channel, options.forgetAfter)
+    })
     this.#channel = channel
     this.#options = options
-    this.#shared = shared
+    this.#parts = parts
     this.ended = new Promise((resolve) => { this.#settle = resolve })
     this.#begin(source)
   }
 
-  async #stop (): Promise<void> {
+  /** Stops the run if it is recorded here; one that is recorded elsewhere goes on. */
+  release (): Promise<RunEnd> {
     this.#stopped = true
     if (this.#source !== undefined) this.#finish({ state: 'stopped' })
-    await this.ended
+    return this.ended
   }
 
   /** What another hub records is not this run's to open, to write to or to close. */
   async #begin (source: unknown): Promise<void> {
     let first: boolean
     try {
-      first = await this.#shared.broker.open(this.#channel.name)
+      first = await this.#parts.broker.open(this.#channel.name)
     } catch (error) {
       letGo(source)
-      this.#shared.onError(error, `run '${this.key}' could not be started`)
+      this.#parts.onError(error, `run '${this.key}' could not be started`)
       return this.#settle({ state: 'failed', error })
     }
     if (first && !this.#stopped) return this.#run(source)
@@ -92,22 +87,27 @@ export class Run extends AttachedRun {
   async #run (source: unknown): Promise<void> {
     try {
       this.#source = openSource(source, undefined)
+      // A source function may have stopped its own run.
+      if (this.#stopped) return this.#finish({ state: 'stopped' })
       this.#listening = await this.#channel.onceClosed(() => this.#finish({ state: 'stopped' }))
       if (this.#ending) this.#listening.stop()
       await this.#record(this.#source)
     } catch (error) {
-      await this.#fail(error)
+      if (isClosed(error)) this.#finish({ state: 'stopped' })
+      else this.#fail(error)
     }
   }
 
   async #record (source: Source): Promise<void> {
     for (let turn = 1; !this.#ending; turn++) {
       const next = source.next()
+      // A synchronous source that has ended its own run meanwhile could not be stopped while it ran.
+      if (this.#ending && !isThenable(next)) source.stop(next.done === true)
       const step = isThenable(next) ? await next : next
       if (this.#ending) return
       if (step.done === true) return this.#finish({ state: 'done' })
       await this.#publish(step.value)
-      if (turn % EVENTS_PER_TURN === 0) await new Promise(setImmediate)
+      if (turn % EVENTS_PER_TURN === 0) await nextTurn()
     }
   }
 
@@ -116,19 +116,13 @@ export class Run extends AttachedRun {
       await this.#channel.publish(event)
     } catch (error) {
       if (this.#options.onInvalidEvent === 'fail' || !(error instanceof InvalidEvent)) throw error
-      this.#shared.onError(error, `invalid event of run '${this.key}' dropped`)
+      this.#parts.onError(error, `invalid event of run '${this.key}' dropped`)
     }
   }
 
-  async #fail (error: unknown): Promise<void> {
+  #fail (error: unknown): void {
     if (this.#ending) return
-    this.#shared.onError(error, `run '${this.key}' has failed`)
-    try {
-      const last = this.#options.onError?.(error)
-      if (last !== undefined) await this.#channel.publish(last)
-    } catch (failure) {
-      this.#shared.onError(failure, `run '${this.key}' could not record its last event`)
-    }
+    this.#parts.onError(error, `run '${this.key}' has failed`)
     this.#finish({ state: 'failed', error })
   }
 
@@ -143,10 +137,34 @@ export class Run extends AttachedRun {
 
   async #close (end: RunEnd): Promise<RunEnd> {
     try {
+      const last = this.#lastEvent(end)
+      if (last !== undefined) await this.#channel.publish(last)
+    } catch (error) {
+      if (!isClosed(error)) this.#parts.onError(error, `run '${this.key}' could not record its last event`)
+    }
+    try {
       await this.#channel.close(this.#options.forgetAfter)
     } catch (error) {
-      this.#shared.onError(error, `run '${this.key}' could not be closed`)
+      this.#parts.onError(error, `run '${this.key}' could not be closed`)
     }
     return end
   }
+
+  #lastEvent (end: RunEnd): unknown {
+    const last = this.#options.onEnd?.(end)
+    if (!isThenable(last)) return last
+    disown(last)
+    throw new TypeError('onEnd must return its event itself, not a promise')
+  }
+}
+
+/** Who records a run notices that its channel is closed. @throws (rejects) {UnknownRun} */
+export async function stopElsewhere (channel: Channel, forgetAfter: number): Promise<void> {
+  await channel.mustBeKnown()
+  await channel.close(forgetAfter)
+}
+
+/** Another hub has stopped the run. The error may come from a broker of another package. */
+function isClosed (error: unknown): boolean {
+  return (error as { code?: unknown } | null | undefined)?.code === 'FST_SSE_CHANNEL_CLOSED'
 }

@@ -1,26 +1,30 @@
 /** The runs of a hub by key: each is started once, joined by any number, and forgotten a set time after its end. */
-import { ShuttingDown, UnknownRun } from '../errors.ts'
+import { isDeepStrictEqual } from 'node:util'
+import { InvalidOption, ShuttingDown, UnknownRun } from '../errors.ts'
 import { wireType } from '../event.ts'
 import { letGo } from '../source.ts'
-import { Channel, type Shared } from './channel.ts'
+import { Channel, type HubParts } from './channel.ts'
 import type { Compiled } from './compiled.ts'
 import { checkName, resolveRunOptions, type ResolvedChannelOptions, type RunOptions } from './options.ts'
 import { Registry } from './registry.ts'
-import { AttachedRun, Run } from './run.ts'
+import { AttachedRun, Run, stopElsewhere } from './run.ts'
 
 /** The names of the channels that runs are recorded as. */
 export const RUN_PREFIX = 'run:'
 
+/** Milliseconds by which a timer may be early, and a clock late. */
+const LATER = 100
+
 export class Runs {
-  readonly #shared: Shared
+  readonly #parts: HubParts
   readonly #compiled: Compiled
   readonly #runs = new Map<string, { run: Run, channel: Channel }>()
   /** Of runs that are read here: of a run that is recorded elsewhere, too. */
   readonly #attached = new Registry()
   #closed = false
 
-  constructor (shared: Shared, compiled: Compiled) {
-    this.#shared = shared
+  constructor (parts: HubParts, compiled: Compiled) {
+    this.#parts = parts
     this.#compiled = compiled
   }
 
@@ -30,6 +34,7 @@ export class Runs {
       checkName(key, 'the key of a run')
       const known = this.#runs.get(key)
       if (known === undefined) return this.#start(key, source, options)
+      checkSameEvents(key, known.channel, options)
       letGo(source)
       return known.run
     } catch (error) {
@@ -44,7 +49,7 @@ export class Runs {
     const { channel: { events, ...rest }, forgetAfter } = resolveRunOptions(options, key)
     const known = this.#runs.get(key)
     const channel = known?.channel ?? this.#attached.get(RUN_PREFIX + key) ??
-      this.#attached.add(this.#create(key, { events: undefined, ...rest }))
+      this.#attached.add(this.#create(key, { events: undefined, ...rest }, () => new UnknownRun(key)))
     // It was checked when it was recorded: here the schemas only say what can come.
     const types = events === undefined ? channel.types : new Set(Object.keys(events).map(wireType))
     return new AttachedRun(key, channel, types, known?.run.stop ?? (() => stopElsewhere(channel, forgetAfter)))
@@ -52,31 +57,35 @@ export class Runs {
 
   async close (): Promise<void> {
     this.#closed = true
-    await Promise.all([...this.#runs.values()].map(({ run }) => run.stop()))
+    await Promise.all([...this.#runs.values()].map(({ run }) => run.release()))
   }
 
   #start (key: string, source: unknown, options: RunOptions): Run {
     if (this.#closed) throw new ShuttingDown()
     const resolved = resolveRunOptions(options, key)
-    const channel = this.#create(key, resolved.channel)
-    const run = new Run(key, channel, source, resolved, this.#shared)
+    let hasEnded = false
+    // Who has started a run can read it, though the broker may not know of it yet.
+    const channel = this.#create(key, resolved.channel, () => hasEnded ? new UnknownRun(key) : undefined)
+    const run = new Run(key, channel, source, resolved, this.#parts)
     this.#runs.set(key, { run, channel })
     run.ended.then(({ state }) => {
+      hasEnded = true
       const forget = () => { this.#runs.delete(key) }
       if (state === 'elsewhere') forget()
-      else setTimeout(forget, resolved.forgetAfter).unref()
+      // Not before the broker has: who then starts it anew is the first.
+      else setTimeout(forget, resolved.forgetAfter + LATER).unref()
     })
     return run
   }
 
-  #create (key: string, options: ResolvedChannelOptions): Channel {
+  #create (key: string, options: ResolvedChannelOptions, unknown: () => Error | undefined): Channel {
     const name = RUN_PREFIX + key
-    return new Channel(name, options, this.#compiled.for(name, options.events), this.#shared, () => new UnknownRun(key))
+    return new Channel(name, options, this.#compiled.for(name, options.events), this.#parts, unknown)
   }
 }
 
-/** Who records the run notices that its channel is closed. */
-async function stopElsewhere (channel: Channel, forgetAfter: number): Promise<void> {
-  await channel.mustBeKnown()
-  await channel.close(forgetAfter)
+/** @throws {InvalidOption} */
+function checkSameEvents (key: string, { options }: Channel, { events }: RunOptions): void {
+  if (events === undefined || isDeepStrictEqual(options.events, events)) return
+  throw new InvalidOption(`run '${key}' was started already, with other 'events'`)
 }

@@ -2,20 +2,26 @@
  * What can be read: a channel, several, a run; with a filter, from a position. It holds nothing until it is read, by
  * `reply.sse` or by `for await`, and each reading of it is one of its own.
  */
+import { InvalidSource } from '../errors.ts'
 import type { ReceivedEvent } from './message.ts'
 import { Iteration, type Iterations } from './iteration.ts'
-import type { Start } from './cursor.ts'
+import type { ReadOptions } from './cursor.ts'
 import type { Reading } from './reading.ts'
 
 /** How `reply.sse` reads something: see Subscribable. */
 export const kSubscribe = Symbol('fastify-typed-sse.subscribe')
 
-export interface Subscribable {
-  [kSubscribe] (): Subscription
+export abstract class Subscribable {
+  abstract [kSubscribe] (): Subscription
+
+  /** A handler that returns it, instead of `reply.sse` of it, would show its inside to the client. */
+  toJSON (): never {
+    throw new InvalidSource('a channel is no JSON: return reply.sse(channel)')
+  }
 }
 
 export function isSubscribable (source: unknown): source is Subscribable {
-  return typeof source === 'object' && source !== null && kSubscribe in source
+  return source instanceof Subscribable
 }
 
 /** What `subscribe` takes. */
@@ -35,16 +41,17 @@ export interface SubscribeOptions<Received = ReceivedEvent> {
 export interface Subject {
   /** The event types that its channels have declared; undefined: any. */
   readonly types: ReadonlySet<string> | undefined
-  read (start: Start): Reading
+  read (options: ReadOptions): Reading
   /** Those of its hub. */
   readonly iterations: Iterations
 }
 
-export class Subscription implements Subscribable, AsyncIterable<ReceivedEvent> {
+export class Subscription extends Subscribable implements AsyncIterable<ReceivedEvent> {
   readonly #subject: Subject
   readonly #options: SubscribeOptions
 
   constructor (subject: Subject, options: SubscribeOptions) {
+    super()
     this.#subject = subject
     this.#options = options
   }

@@ -142,7 +142,7 @@ export const listeningLaws: BrokerLaw[] = [
       }
       for (const [use, make] of Object.entries(uses)) {
         const channel = newName()
-        await one.read(channel, undefined, 1)
+        await one.read(channel, undefined, { entries: 1, bytes: 1 })
         const before = await Notes.take(other, channel)
         strictEqual(before.listening.known, false)
         before.listening.stop()

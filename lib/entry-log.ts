@@ -1,10 +1,10 @@
 /**
- * The log of a channel: entries in order, each at an index that it keeps for ever, of which the oldest are let go of.
+ * A channel's log: entries in order, each at an index that it keeps for ever, of which the oldest are let go of.
  * Pure: it knows no clock, no broker and no reader. An index is a cheap name for a position: `first` is the oldest entry
  * retained, `next` the one that is still to come.
  */
-import type { History } from '../broker.ts'
-import { compareEntryIds } from '../entry-id.ts'
+import type { History } from './broker.ts'
+import { compareEntryIds } from './entry-id.ts'
 
 /** Slots that may lie idle before the array is shortened. */
 const IDLE = 1_024
@@ -15,7 +15,7 @@ interface Slot<Event> {
   at: number
 }
 
-export class Log<Event extends { readonly id: string }> {
+export class EntryLog<Event extends { readonly id: string }> {
   first = 0
   next = 0
   bytes = 0

@@ -1,0 +1,19 @@
+/** What a reader wants of what there is. */
+import { disown, isThenable } from '../source.ts'
+import type { FramedEvent } from './framed-event.ts'
+import type { ReceivedEvent } from './message.ts'
+
+export type Filter = (event: ReceivedEvent) => unknown
+
+/** @throws {TypeError} where the filter gives a promise, which would be true whatever it settles with; and what it throws */
+export function passes (filter: Filter | undefined, event: FramedEvent): boolean {
+  return filter === undefined || Boolean(answerOf(filter, event, 'filter'))
+}
+
+/** What a function of the application says of an event, at once. */
+export function answerOf (ask: Filter, event: FramedEvent, name: string): unknown {
+  const answer = ask(event.seen)
+  if (!isThenable(answer)) return answer
+  disown(answer)
+  throw new TypeError(`${name} must answer at once: it has given a promise`)
+}

@@ -1,0 +1,61 @@
+/** The state that a channel's events change, given as events of its own, as fast as its reader takes them. */
+import { isThenable, openSource, type Source } from '../source.ts'
+import { EVENTS_PER_TURN, nextTurn } from '../turns.ts'
+import type { FramedEvent } from './framed-event.ts'
+
+export class Snapshot {
+  readonly #controller = new AbortController()
+  /** What the application's function has returned, or promised. */
+  readonly #state: unknown
+  readonly #toEvent: (value: unknown) => FramedEvent
+  #source: Source | undefined
+  /** What was thrown after events that are still to be given. */
+  #failure: { error: unknown } | undefined
+  /** It has given as much as one turn of the event loop is to take. */
+  #full = false
+  #ended = false
+
+  /**
+   * @param toEvent throws where a value is no event
+   * @throws what the function throws
+   */
+  constructor (state: (context: { signal: AbortSignal }) => unknown, toEvent: (value: unknown) => FramedEvent) {
+    this.#state = state({ signal: this.#controller.signal })
+    this.#toEvent = toEvent
+  }
+
+  /** Some events; undefined at the end. Of a synchronous source several, so that it neither waits nor keeps others waiting. */
+  async next (): Promise<FramedEvent[] | undefined> {
+    if (this.#full) await nextTurn()
+    if (this.#failure !== undefined) throw this.#failure.error
+    const events: FramedEvent[] = []
+    try {
+      this.#source ??= openSource(await this.#state, undefined)
+      await this.#gather(this.#source, events)
+    } catch (error) {
+      this.stop()
+      if (events.length === 0) throw error
+      this.#failure = { error }
+    }
+    this.#full = events.length === EVENTS_PER_TURN
+    return events.length > 0 ? events : undefined
+  }
+
+  stop (settled = false): void {
+    this.#ended = true
+    this.#controller.abort()
+    this.#source?.stop(settled)
+  }
+
+  async #gather (source: Source, events: FramedEvent[]): Promise<void> {
+    while (!this.#ended && events.length < EVENTS_PER_TURN) {
+      const next = source.next()
+      const step = isThenable(next) ? await next : next
+      if (step.done === true) return this.stop(true)
+      // A synchronous source that has ended its own reader could not be stopped while it ran.
+      if (this.#ended) source.stop(false)
+      events.push(this.#toEvent(step.value))
+      if (isThenable(next)) return
+    }
+  }
+}
