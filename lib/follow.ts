@@ -10,10 +10,7 @@ import type { Feed } from './feed.ts'
 import { finishedFrame } from './finite.ts'
 import { frame } from './frame.ts'
 import { idAlone } from './id-alone.ts'
-import { nextTurn } from './turns.ts'
-
-/** Parts that are written in one turn of the event loop, so that a long replay does not hold up all else. */
-const PARTS_PER_TURN = 16
+import { nextTurn, PARTS_PER_TURN } from './turns.ts'
 
 /**
  * Bytes that a connection holds at the most when one turn publishes more than the history of its channel has room for:

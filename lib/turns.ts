@@ -4,6 +4,9 @@
  */
 export const EVENTS_PER_TURN = 64
 
+/** The same of parts of a reading, each of which has many events. */
+export const PARTS_PER_TURN = 16
+
 /** Settles in the next turn of the event loop. */
 export function nextTurn (): Promise<void> {
   return new Promise((resolve) => { setImmediate(resolve) })

@@ -1,9 +1,10 @@
 /** Channels: what publish promises, how a channel ends, which options it takes, and what many of them leave behind. */
 import { Type } from '@sinclair/typebox'
+import type { Clock } from '@sinonjs/fake-timers'
 import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
 import t from 'tap'
-import { createHub, memoryBroker } from '../index.ts'
+import { createHub, memoryBroker, type SseHub } from '../index.ts'
 import { Compiled } from '../lib/channels/compiled.ts'
 import type { Events } from '../lib/channels/options.ts'
 import { connect, createApp, fetchBody, listen, ownClock, turns, until } from './helpers.ts'
@@ -293,28 +294,76 @@ t.test("TypeBox's transforms are encoded, and readers get what the wire has", as
   t.same(dataOf(await all(channel.subscribe({ after: 'earliest' }))), [{ at: at.toISOString() }])
 })
 
-t.test('channels of start-up are kept with their options; later ones as long as somebody holds or reads them', async (t) => {
-  const app = await createApp(t)
-  const events = () => ({ n: Type.Number() })
-  app.sse.channel('kept', { events: events() })
-  app.register(async (instance) => { instance.sse.channel('kept too', { events: events() }) })
-  await app.ready()
-  const isTyped = async (name: string) => {
-    const rejects = app.sse.channel(name).publish({ data: 'anything' })
-    return rejects.then(() => false, () => true)
-  }
-  app.sse.channel('dropped', { events: events() })
-  const held = app.sse.channel('held', { events: events() })
-  const reading = read(app.sse.channel('read', { events: events() }).subscribe())
-  await turns()
+/** Two looks at which channels are in use, then whatever nobody holds is collected. */
+async function sweep (clock: Clock): Promise<void> {
+  await clock.tickAsync(15_000)
+  await clock.tickAsync(15_000)
   await collect()
-  t.equal(await isTyped('kept'), true)
-  t.equal(await isTyped('kept too'), true)
-  t.equal(await isTyped('held'), true)
-  t.equal(await isTyped('read'), true)
-  t.equal(await isTyped('dropped'), false, 'its name gives a new channel')
+}
+
+/** Whether a name has the channel that was made with a schema; else this makes a new one, and uses it either way. */
+async function isTyped ({ channel }: { channel: SseHub['channel'] }, name: string): Promise<boolean> {
+  return channel(name).publish({ data: 'anything' }).then(() => false, ({ code }) => code === 'FST_SSE_INVALID_EVENT')
+}
+
+const typed = (age?: number | false) => ({ events: { n: Type.Number() }, history: age === undefined ? {} : { age } })
+
+t.test('channels of start-up are kept with their options; later ones as long as somebody holds or reads them', async (t) => {
+  const clock = ownClock(t)
+  const app = await createApp(t)
+  app.sse.channel('kept', typed(1_000))
+  app.register(async (instance) => { instance.sse.channel('kept too', typed(1_000)) })
+  await app.ready()
+  app.sse.channel('dropped', typed(1_000))
+  const held = app.sse.channel('held', typed(1_000))
+  const reading = read(app.sse.channel('read', typed(1_000)).subscribe())
+  await sweep(clock)
+  for (const name of ['kept', 'kept too', 'held', 'read']) t.equal(await isTyped(app.sse, name), true, name)
+  t.equal(await isTyped(app.sse, 'dropped'), false, 'its name gives a new channel')
   t.equal(app.sse.channel('held'), held)
   t.same(reading.seen, [])
+})
+
+t.test('a channel that nobody holds is kept as long as something of it may be retained', async (t) => {
+  const clock = ownClock(t)
+  const hub = createHub()
+  hub.channel('unused', typed(60_000))
+  hub.channel('short', typed(20_000))
+  hub.channel('asked for', typed(60_000))
+  hub.channel('published to', typed(60_000))
+  hub.channel('for ever', typed(false))
+  await hub.channel('closed', typed(false)).close()
+  const isKept = async (...names: string[]) => {
+    const kept = []
+    for (const name of names) if (await isTyped(hub, name)) kept.push(name)
+    return kept
+  }
+  await sweep(clock)
+  await hub.channel('published to').publish({ event: 'n', data: 1 })
+  hub.channel('asked for')
+  await sweep(clock)
+  t.same(await isKept('unused', 'short', 'closed'), [], 'their age has passed, or they were closed')
+  t.same(await isKept('asked for', 'published to', 'for ever'), ['asked for', 'published to', 'for ever'])
+  await sweep(clock)
+  await sweep(clock)
+  t.same(await isKept('asked for', 'published to'), [], 'their age has passed since they were used')
+  await clock.tickAsync(86_400_000)
+  await sweep(clock)
+  t.same(await isKept('for ever'), ['for ever'], 'what does not grow old is kept')
+  await hub.channel('for ever').close()
+  await sweep(clock)
+  t.same(await isKept('for ever'), [], 'until it is closed')
+})
+
+t.test("a 'snapshot' or 'key' that is given later, where the channel has none, is refused", async (t) => {
+  const hub = createHub()
+  const channel = hub.channel('a')
+  const code = 'FST_SSE_INVALID_OPTION'
+  t.throws(() => hub.channel('a', { snapshot: () => [] }), { code, message: /channel 'a' is there already, with other 'snapshot'/ })
+  t.throws(() => hub.channel('a', { key: () => 1 }), { code, message: /channel 'a' is there already, with other 'key'/ })
+  t.equal(hub.channel('a'), channel)
+  const latest = hub.channel('b', { snapshot: () => [], onLag: 'latest', key: () => 1 })
+  t.equal(hub.channel('b', { snapshot: () => [{ data: 1 }], key: () => 2 }), latest, 'of functions only whether there is one')
 })
 
 t.test('a schema of one channel is let go of with it, though another schema beside it is shared by all', async (t) => {
@@ -386,7 +435,7 @@ t.test('100,000 channels of jobs, each opened, published to, read, closed and dr
   for (const n of [0, 1, 50_000, 99_999]) {
     const listening = await broker.listen(`job ${n}`, listener)
     t.equal(listening.known, false, `job ${n} is forgotten`)
-    t.same((await broker.read(`job ${n}`, undefined, 10)).entries, [])
+    t.same((await broker.read(`job ${n}`, undefined, { entries: 10, bytes: 1_000 })).entries, [])
     listening.stop()
   }
   await clock.tickAsync(60_000)

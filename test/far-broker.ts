@@ -54,6 +54,7 @@ export class FarBroker implements Broker {
   /** What was asked for of a channel takes effect in this order. */
   readonly #orders = new Map<string, Promise<unknown>>()
   readonly #ids = new Map<string, string[]>()
+  readonly #ways = new Set<Way>()
 
   constructor (seed: number, distance: Distance = {}) {
     this.#inner = distance.inner ?? memoryBroker()
@@ -99,12 +100,25 @@ export class FarBroker implements Broker {
       return this.#inner.listen(channel, way)
     }, true, (listening) => listening.stop())
     this.listeners++
+    way.position ??= listening.position
+    this.#ways.add(way)
     const stop = () => {
       if (!way.stopped) this.listeners--
       way.stopped = true
+      this.#ways.delete(way)
       listening.stop()
     }
     return { ...listening, stop }
+  }
+
+  /** All listeners miss what comes, until they are told that they have lost their way. */
+  leave (): void {
+    for (const way of this.#ways) way.leave()
+  }
+
+  /** All listeners are told that they have lost their way, though they may have missed nothing. */
+  comeBack (): void {
+    for (const way of this.#ways) way.comeBack()
   }
 
   /** @param undo what is to be done where it has taken effect, and is said to have failed */
@@ -140,6 +154,8 @@ export class FarBroker implements Broker {
 /** The way from the engine to one listener: news take their time on it, and stay in their order. */
 class Way implements Listener {
   stopped = false
+  /** Of the last entry that the engine has sent, or from which it sends them. */
+  position: string | undefined
   readonly #broker: FarBroker
   readonly #listener: Listener
   readonly #random: Random
@@ -149,8 +165,6 @@ class Way implements Listener {
   #moving = false
   /** Entries that are still to be missed; undefined where the way is whole. */
   #away: number | undefined
-  /** The last entry that the engine has sent. */
-  #position = ''
 
   constructor (broker: FarBroker, listener: Listener, random: Random, { lost = 0, missed = 20 }: Distance) {
     this.#broker = broker
@@ -161,9 +175,9 @@ class Way implements Listener {
   }
 
   entry (entry: Entry): void {
-    this.#position = entry.id
+    this.position = entry.id
     if (this.#away !== undefined) {
-      if (this.#away-- <= 1) this.#comeBack()
+      if (this.#away-- <= 1) this.comeBack()
     } else if (this.#random() < this.#lost) {
       this.#goAway(entry)
     } else {
@@ -172,7 +186,7 @@ class Way implements Listener {
   }
 
   closed (): void {
-    if (this.#away !== undefined) this.#comeBack()
+    if (this.#away !== undefined) this.comeBack()
     this.#send({ is: 'closed' })
   }
 
@@ -186,18 +200,22 @@ class Way implements Listener {
     const count = below(this.#random, this.#missed + 1)
     if (count === 0) {
       this.#send({ is: 'entry', entry })
-      this.#comeBack()
+      this.comeBack()
       return
     }
     if (this.#random() < 0.5) this.#news = this.#news.filter(({ is }) => is === 'lost')
     this.#away = count
     // Nothing else may be appended.
-    turns(5 + below(this.#random, 20)).then(() => { if (this.#away !== undefined) this.#comeBack() })
+    turns(5 + below(this.#random, 20)).then(() => { if (this.#away !== undefined) this.comeBack() })
   }
 
-  #comeBack (): void {
+  leave (): void {
+    this.#away = Infinity
+  }
+
+  comeBack (): void {
     this.#away = undefined
-    this.#send({ is: 'lost', position: this.#position })
+    this.#send({ is: 'lost', position: this.position! })
   }
 
   #send (news: News): void {

@@ -1,6 +1,6 @@
 /** A reading as an async iterator: for workers, tests, and whatever else has no HTTP. */
 import { onAbort } from '../on-abort.ts'
-import { EVENTS_PER_TURN } from '../turns.ts'
+import { EVENTS_PER_TURN, PARTS_PER_TURN } from '../turns.ts'
 import { GAP, toReceived, type ReceivedEvent } from './message.ts'
 import type { Part, Reading } from './reading.ts'
 
@@ -99,7 +99,7 @@ export class Iteration implements AsyncIterableIterator<ReceivedEvent> {
 
   #serve (): void {
     while (this.#waiters.length > 0) {
-      while (this.#events.length === 0 && this.#take());
+      if (!this.#takeSome()) return
       // A filter may have ended this very reading.
       if (this.#waiters.length === 0) return
       const event = this.#events.shift()
@@ -109,6 +109,18 @@ export class Iteration implements AsyncIterableIterator<ReceivedEvent> {
       else return
     }
     if (this.#events.length === 0) this.#held = 0
+  }
+
+  /** @returns false where it goes on in the next turn: a filter has left out all that was taken in this one */
+  #takeSome (): boolean {
+    let parts = 0
+    while (this.#events.length === 0 && this.#take()) {
+      if (++parts === PARTS_PER_TURN) {
+        setImmediate(() => this.#serve())
+        return false
+      }
+    }
+    return true
   }
 
   #reject (error: unknown): void {

@@ -7,6 +7,9 @@ import type { FramedEvent } from './framed-event.ts'
 /** Bytes of events in one part at the most, unless a single event has more. */
 export const PART = 65_536
 
+/** Events in one part at the most: a filter that wants none of them is asked about each. */
+const MOST_EVENTS = 1_024
+
 /** Some events, one after the other. */
 export class Batch {
   readonly events: readonly FramedEvent[]
@@ -20,7 +23,7 @@ export class Batch {
   static gather (next: () => FramedEvent | undefined): Batch {
     const events: FramedEvent[] = []
     let size = 0
-    while (size < PART) {
+    while (size < PART && events.length < MOST_EVENTS) {
       const event = next()
       if (event === undefined) break
       events.push(event)

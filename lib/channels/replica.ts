@@ -105,13 +105,13 @@ export class Replica {
 
   /** What the broker has after a position. Those who ask for the same at the same time are given the same. */
   readBack (after: string | undefined): Promise<Page> {
-    let page = this.#pages.get(after)
-    if (page === undefined) {
-      const forget = () => { this.#pages.delete(after) }
-      page = this.#broker.read(this.#name, after, MOST)
-      page.then(forget, forget)
-      this.#pages.set(after, page)
-    }
+    const known = this.#pages.get(after)
+    if (known !== undefined) return known
+    const page = this.#broker.read(this.#name, after, MOST)
+    // Those who were told of the same in this turn ask one after the other.
+    const forget = () => setImmediate(() => { if (this.#pages.get(after) === page) this.#pages.delete(after) })
+    page.then(forget, forget)
+    this.#pages.set(after, page)
     return page
   }
 
@@ -177,6 +177,8 @@ export class Replica {
     this.log.reset(position)
     this.newest?.reset(position)
     this.#batches.clear()
+    // What was asked for before does not tell what there is up to the new boundary.
+    this.#pages.clear()
     this.#tellLater()
   }
 

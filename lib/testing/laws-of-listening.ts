@@ -64,6 +64,32 @@ export const listeningLaws: BrokerLaw[] = [
     }
   },
   {
+    name: 'a read sees whatever the same broker object has told of: what it has given and accepted, and its positions',
+    async check ({ one, other }) {
+      const channel = newName()
+      const reads: Promise<[told: string, last: string]>[] = []
+      const readUpTo = async (id: string): Promise<[string, string]> => [id, (await readAll(one, channel)).at(-1)!.id]
+      const listening = await one.listen(channel, {
+        entry ({ id }) { reads.push(readUpTo(id)) },
+        closed () {},
+        lost () {}
+      })
+      for (const text of numbers(1, 20)) {
+        const id = await one.append(channel, message(text), HISTORY)
+        reads.push(readUpTo(id))
+        await other.append(channel, message(text), HISTORY)
+        const { position, stop } = await one.listen(channel, new Notes())
+        reads.push(readUpTo(position))
+        stop()
+      }
+      await eventually(() => reads.length >= 80, 'all entries are given')
+      for (const [told, last] of await Promise.all(reads)) {
+        ok(compareEntryIds(last, told) >= 0, `a read sees ${told}, of which it was told before, and ends with ${last}`)
+      }
+      listening.stop()
+    }
+  },
+  {
     name: 'who has stopped is given nothing more, others are',
     async check ({ one }) {
       const channel = newName()

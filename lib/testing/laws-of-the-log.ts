@@ -145,6 +145,16 @@ export const logLaws: BrokerLaw[] = [
     }
   },
   {
+    name: 'a closed channel is no longer trimmed by age',
+    async check ({ one, other }) {
+      const channel = newName()
+      await append(one, channel, numbers(1, 3), { ...HISTORY, age: 500 })
+      await one.close(channel, 60_000)
+      await new Promise((resolve) => setTimeout(resolve, 600))
+      for (const broker of [one, other]) deepStrictEqual(textsOf(await readAll(broker, channel)), numbers(1, 3))
+    }
+  },
+  {
     name: 'an append at the same time as a close is stored before the end, or rejected',
     async check ({ one, other }) {
       for (let round = 0; round < 20; round++) {
