@@ -7,7 +7,7 @@ import { chromium, type JSHandle, type Page } from 'playwright-core'
 import t, { type Test } from 'tap'
 import type { SseOptions } from '../index.ts'
 import { chromiumPath } from './chromium.mjs'
-import { createApp, deferred, idleSource, listen, until } from './helpers.ts'
+import { createApp, deferred, idleSource, listen, turns, until } from './helpers.ts'
 
 const executablePath = chromiumPath()
 // On a developer's machine there may be no browser; where everything must be tested, there must be one.
@@ -262,3 +262,39 @@ t.test('fetch reads the stream that answers a POST, as it comes', { skip }, asyn
 
 // The root test does not end by itself while the browser runs.
 t.end()
+
+t.test('a page that was cut off before its first event has every event of a channel, and is told of a gap', { skip }, async (t) => {
+  const app = await createPageApp(t)
+  const news = app.sse.channel('news', { history: { events: 3 } })
+  const asked: (string | undefined)[] = []
+  app.get('/events', { sse: { retry: 20 } }, (request, reply) => {
+    asked.push(request.lastEventId)
+    return reply.sse(news)
+  })
+  const { page } = await visit(t, app)
+  const watched = await openEventSource(page, '/events', 'gap')
+  /** What is published while the page has no connection. */
+  const whileAway = async (...data: number[]): Promise<string[]> => {
+    for (const { request } of app.sse.connections) request.raw.socket.destroy()
+    const ids = []
+    for (const each of data) ids.push(await news.publish({ data: each }))
+    return ids
+  }
+  await untilState(page, watched, 1)
+  await until(() => [...app.sse.connections].some(({ bytes }) => bytes > 0))
+  await turns()
+  const first = await whileAway(1, 2)
+  t.same(await untilEvents(page, watched, 2), [['message', '1', first[0]], ['message', '2', first[1]]])
+  t.match(asked, [undefined, /^\d+-\d+$/], 'it has remembered the ID that came alone')
+
+  await until(() => app.sse.connections.size === 1)
+  const second = await whileAway(3, 4, 5, 6, 7)
+  const events = await untilEvents(page, watched, 6)
+  t.same(events.slice(2), [
+    ['gap', JSON.stringify({ requested: first[1], earliest: second[2] }), first[1]],
+    ['message', '5', second[2]],
+    ['message', '6', second[3]],
+    ['message', '7', second[4]]
+  ])
+  await watched.evaluate(({ source }) => source.close())
+})

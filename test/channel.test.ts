@@ -7,7 +7,7 @@ import t from 'tap'
 import { createHub, memoryBroker, type SseHub } from '../index.ts'
 import { Compiled } from '../lib/channels/compiled.ts'
 import type { Events } from '../lib/channels/options.ts'
-import { connect, createApp, fetchBody, listen, ownClock, turns, until } from './helpers.ts'
+import { connect, createApp, dataOf, fetchBody, listen, ownClock, readAll, readOn, turns, until } from './helpers.ts'
 
 const FINISHED = 'fastify-typed-sse:finished'
 const END = `id: ${FINISHED}\n\n`
@@ -23,26 +23,6 @@ async function collect (): Promise<void> {
   }
 }
 
-/** Reads on until the end, and shows what was read so far. */
-function read<Event> (source: AsyncIterable<Event>) {
-  const seen: Event[] = []
-  const ended = (async () => {
-    for await (const event of source) seen.push(event)
-  })()
-  ended.catch(() => {})
-  return { seen, ended }
-}
-
-async function all<Event> (source: AsyncIterable<Event>): Promise<Event[]> {
-  const { seen, ended } = read(source)
-  await ended
-  return seen
-}
-
-function dataOf (events: readonly { data?: unknown }[]): unknown[] {
-  return events.map(({ data }) => data)
-}
-
 t.test('publish returns the ID that every reader sees, and readers see events in the order of the publishes', async (t) => {
   const app = await createApp(t)
   const channel = app.sse.channel('news')
@@ -50,7 +30,7 @@ t.test('publish returns the ID that every reader sees, and readers see events in
   const port = await listen(app)
   const client = connect(t, port).get('/')
   await client.until('\r\n\r\n')
-  const reader = read(channel.subscribe())
+  const reader = readOn(channel.subscribe())
   await turns()
   // Not awaited one by one: the order is that of the calls.
   const ids = await Promise.all(Array.from({ length: 100 }, (_, data) => channel.publish({ data })))
@@ -82,7 +62,7 @@ t.test('all kinds of events arrive as they were published', async (t) => {
     ['data: null', `id: ${ids[3]}`],
     ['data: ""', `id: ${ids[4]}`]
   ])
-  t.same(await all(channel.subscribe({ after: 'earliest' })), [
+  t.same(await readAll(channel.subscribe({ after: 'earliest' })), [
     { event: 'a', data: { b: [1] }, id: ids[0] },
     { event: 'message', raw: 'two\nlines', id: ids[1] },
     { event: 'message', raw: 'text', id: ids[2] },
@@ -95,7 +75,7 @@ t.test('an invalid event rejects its publish, and nobody is given anything of it
   const app = await createApp(t)
   const channel = app.sse.channel('news', { events: { n: Type.Number() } })
   const free = app.sse.channel('free')
-  const reader = read(channel.subscribe())
+  const reader = readOn(channel.subscribe())
   await turns()
   const code = 'FST_SSE_INVALID_EVENT'
   for (const event of [{ event: 'n', data: '1' }, { event: 'm', data: 1 }, { event: 'n' }, 'text', undefined, { event: 'n', raw: '1' }]) {
@@ -115,7 +95,7 @@ t.test('an invalid event rejects its publish, and nobody is given anything of it
 t.test('the data of an event is what it was when it was published', async (t) => {
   const app = await createApp(t)
   const channel = app.sse.channel('news')
-  const readers = [read(channel.subscribe()), read(channel.subscribe())]
+  const readers = [readOn(channel.subscribe()), readOn(channel.subscribe())]
   await turns()
   const data = { n: 1 }
   const published = channel.publish({ data })
@@ -134,7 +114,7 @@ t.test('a closed channel gives its readers the rest, then the end, and 204 to th
   const port = await listen(app)
   const client = connect(t, port).get('/')
   await client.until('\r\n\r\n')
-  const reader = read(channel.subscribe())
+  const reader = readOn(channel.subscribe())
   await turns()
   const published = [channel.publish({ data: 1 }), channel.publish({ data: 2 })]
   await channel.close()
@@ -158,8 +138,8 @@ t.test('a closed channel takes no more events; closing it twice does nothing', a
   await t.rejects(channel.publish({ data: 2 }), { code: 'FST_SSE_CHANNEL_CLOSED' })
   await t.rejects(hub.channel('job').publish({ data: 2 }), { code: 'FST_SSE_CHANNEL_CLOSED' })
   await channel.close()
-  t.same(dataOf(await all(channel.subscribe({ after: 'earliest' }))), [1])
-  t.same(await all(channel.subscribe()), [], 'who reads from now on gets the end')
+  t.same(dataOf(await readAll(channel.subscribe({ after: 'earliest' }))), [1])
+  t.same(await readAll(channel.subscribe()), [], 'who reads from now on gets the end')
 })
 
 t.test('closed while nobody reads: who comes later gets what is retained, then the end', async (t) => {
@@ -185,14 +165,14 @@ t.test('a closed channel is forgotten when its history has grown old, then its n
   await clock.tickAsync(9_000)
   await channel.close()
   await clock.tickAsync(9_999)
-  t.same(dataOf(await all(channel.subscribe({ after: 'earliest' }))), [0, 1], 'its age counts from the end')
+  t.same(dataOf(await readAll(channel.subscribe({ after: 'earliest' }))), [0, 1], 'its age counts from the end')
   await t.rejects(channel.publish({ data: 2 }), { code: 'FST_SSE_CHANNEL_CLOSED' })
   await clock.tickAsync(1)
   const next = await channel.publish({ data: 2 })
-  const reader = read(channel.subscribe({ after: 'earliest' }))
+  const reader = readOn(channel.subscribe({ after: 'earliest' }))
   await turns()
   t.same(reader.seen, [{ event: 'message', data: 2, id: next }])
-  const late = read(channel.subscribe({ after: id }))
+  const late = readOn(channel.subscribe({ after: id }))
   await turns()
   t.same(late.seen.map(({ event }) => event), ['gap', 'message'], 'an ID of before is not taken for one of now')
   await channel.close()
@@ -279,7 +259,7 @@ t.test('schemas may refer to those of app.addSchema', async (t) => {
   await channel.publish({ event: 'at', data: { x: 1, y: 2 } })
   await t.rejects(channel.publish({ event: 'at', data: { x: '1' } }), { code: 'FST_SSE_INVALID_EVENT' })
   await channel.close()
-  t.same(dataOf(await all(channel.subscribe({ after: 'earliest' }))), [{ x: 1 }])
+  t.same(dataOf(await readAll(channel.subscribe({ after: 'earliest' }))), [{ x: 1 }])
 })
 
 t.test("TypeBox's transforms are encoded, and readers get what the wire has", async (t) => {
@@ -291,7 +271,7 @@ t.test("TypeBox's transforms are encoded, and readers get what the wire has", as
   await channel.publish({ event: 'time', data: { at } })
   await t.rejects(channel.publish({ event: 'time', data: { at: '1970' as never } }), { code: 'FST_SSE_INVALID_EVENT' })
   await channel.close()
-  t.same(dataOf(await all(channel.subscribe({ after: 'earliest' }))), [{ at: at.toISOString() }])
+  t.same(dataOf(await readAll(channel.subscribe({ after: 'earliest' }))), [{ at: at.toISOString() }])
 })
 
 /** Two looks at which channels are in use, then whatever nobody holds is collected. */
@@ -316,7 +296,7 @@ t.test('channels of start-up are kept with their options; later ones as long as 
   await app.ready()
   app.sse.channel('dropped', typed(1_000))
   const held = app.sse.channel('held', typed(1_000))
-  const reading = read(app.sse.channel('read', typed(1_000)).subscribe())
+  const reading = readOn(app.sse.channel('read', typed(1_000)).subscribe())
   await sweep(clock)
   for (const name of ['kept', 'kept too', 'held', 'read']) t.equal(await isTyped(app.sse, name), true, name)
   t.equal(await isTyped(app.sse, 'dropped'), false, 'its name gives a new channel')

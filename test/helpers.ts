@@ -145,3 +145,42 @@ export function idleSource (...events: unknown[]) {
   }
   return { state, source }
 }
+
+/** Checks all that a client was given: fails at once where that is something else, after 2 s where nothing more comes. */
+export async function given (t: Test, client: RawClient, expected: string, message = 'all of it'): Promise<void> {
+  let received = -1
+  let deadline = 0n
+  for (;;) {
+    // Half a character may be there.
+    const isComing = client.body.length < expected.length && expected.startsWith(client.body.replace(/\uFFFD$/, ''))
+    if (client.received.includes('\r\n\r\n') && !isComing) break
+    const now = process.hrtime.bigint()
+    if (client.received.length > received) [received, deadline] = [client.received.length, now + 2_000_000_000n]
+    if (now > deadline) break
+    await turns(1)
+  }
+  await turns()
+  t.equal(client.body, expected, message)
+}
+
+/** Reads on until the end, and shows what was read so far. */
+export function readOn<Event> (source: AsyncIterable<Event>) {
+  const seen: Event[] = []
+  const result: { done: boolean, error?: any } = { done: false }
+  const ended = (async () => {
+    for await (const event of source) seen.push(event)
+  })()
+  ended.catch((error: unknown) => { result.error = error }).finally(() => { result.done = true })
+  return { seen, result, ended }
+}
+
+/** All that there is to be read. */
+export async function readAll<Event> (source: AsyncIterable<Event>): Promise<Event[]> {
+  const { seen, ended } = readOn(source)
+  await ended
+  return seen
+}
+
+export function dataOf (events: readonly { data?: unknown }[]): unknown[] {
+  return events.map(({ data }) => data)
+}

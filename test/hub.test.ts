@@ -3,26 +3,12 @@ import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
 import t, { type Test } from 'tap'
 import { createHub, memoryBroker, type Broker, type Listener, type Listening, type SubscribeOptions } from '../index.ts'
-import { connect, createApp, deferred, idleSource, listen, turns, until } from './helpers.ts'
+import { connect, createApp, dataOf, deferred, idleSource, listen, readOn, turns, until } from './helpers.ts'
 
 setFlagsFromString('--expose-gc')
 const gc = runInNewContext('gc') as () => void
 
 const noPage = { entries: [], complete: true }
-
-/** Reads on until the end, and shows what was read so far. */
-function read<Event> (source: AsyncIterable<Event>) {
-  const seen: Event[] = []
-  const ended = (async () => {
-    for await (const event of source) seen.push(event)
-  })()
-  ended.catch(() => {})
-  return { seen, ended }
-}
-
-function dataOf (events: readonly { data?: unknown }[]): unknown[] {
-  return events.map(({ data }) => data)
-}
 
 /** A broker that counts what it is asked for, and can be told to fail. */
 class CountingBroker implements Broker {
@@ -121,7 +107,7 @@ t.test('after an ID, from the earliest, and from now on', async (t) => {
   for (const data of [1, 2, 3]) ids.push(await channel.publish({ data }))
   const readers = [
     { after: ids[1]! }, { after: 'earliest' }, {}, { after: undefined }, { after: ids[2]! }, { after: '0-0' }, { after: 'nonsense' }
-  ].map((options) => read(channel.subscribe(options)))
+  ].map((options) => readOn(channel.subscribe(options)))
   await turns()
   await channel.publish({ data: 4 })
   await channel.close()
@@ -134,7 +120,7 @@ t.test('a filter leaves out what was and what comes', async (t) => {
   const hub = createHub()
   const channel = hub.channel('a')
   await Promise.all([1, 2, 3].map((data) => channel.publish({ data })))
-  const { seen, ended } = read(channel.subscribe({ after: 'earliest', filter: ({ data }) => (data as number) % 2 }))
+  const { seen, ended } = readOn(channel.subscribe({ after: 'earliest', filter: ({ data }) => (data as number) % 2 }))
   await turns()
   await Promise.all([4, 5].map((data) => channel.publish({ data })))
   await channel.close()
@@ -146,8 +132,8 @@ t.test('a filter that throws fails its own reader, and no other', async (t) => {
   const { broker, hub } = createCountingHub(t)
   const channel = hub.channel('a')
   const error = new Error('in the filter')
-  const failing = read(channel.subscribe({ filter () { throw error } }))
-  const other = read(channel.subscribe())
+  const failing = readOn(channel.subscribe({ filter () { throw error } }))
+  const other = readOn(channel.subscribe())
   await turns()
   await channel.publish({ data: 1 })
   await t.rejects(failing.ended, error)
@@ -166,7 +152,7 @@ t.test('a signal ends the reading, before it, while it waits, and from within it
   t.equal(broker.calls.listen, 0)
 
   const controller = new AbortController()
-  const waiting = read(channel.subscribe({ signal: controller.signal }))
+  const waiting = readOn(channel.subscribe({ signal: controller.signal }))
   await turns()
   t.equal(broker.listeners, 1)
   controller.abort()
@@ -174,7 +160,7 @@ t.test('a signal ends the reading, before it, while it waits, and from within it
   t.equal(broker.listeners, 0)
 
   const own = new AbortController()
-  const filtered = read(channel.subscribe({
+  const filtered = readOn(channel.subscribe({
     signal: own.signal,
     filter ({ data }) {
       if (data === 2) own.abort()
@@ -191,7 +177,7 @@ t.test('a signal ends the reading, before it, while it waits, and from within it
 t.test('a filter may publish to the channel that it reads', async (t) => {
   const hub = createHub()
   const channel = hub.channel('a')
-  const { seen } = read(channel.subscribe({
+  const { seen } = readOn(channel.subscribe({
     filter ({ data }) {
       if (data === 1) channel.publish({ data: 2 })
       return true
@@ -254,9 +240,9 @@ t.test('one signal can end any number of readings, and Node takes that for no le
   const controller = new AbortController()
   const { signal } = controller
   const readers = Array.from({ length: 50 }, (_, n) => {
-    return read(n % 2 === 0 ? channels[0]!.subscribe({ signal }) : hub.subscribe(channels, { signal }))
+    return readOn(n % 2 === 0 ? channels[0]!.subscribe({ signal }) : hub.subscribe(channels, { signal }))
   })
-  const other = read(channels[0]!.subscribe())
+  const other = readOn(channels[0]!.subscribe())
   await turns()
   await channels[0]!.publish({ data: 1 })
   await until(() => readers.every(({ seen }) => seen.length === 1))
@@ -315,7 +301,7 @@ t.test('a reading of several channels ends when the last of them is closed, also
   app.get('/', async (request, reply) => reply.sse(subscription))
   const client = connect(t, await listen(app)).get('/')
   await client.until('\r\n\r\n')
-  const { seen, ended } = read(subscription)
+  const { seen, ended } = readOn(subscription)
   await turns()
   for (const name of names) {
     await app.sse.channel(name).publish({ data: name })
@@ -332,7 +318,7 @@ t.test('hub.close() ends iterations and runs, and leaves what is retained to the
   const broker = new CountingBroker()
   const hub = createHub({ broker })
   const channel = hub.channel('a')
-  const readers = [read(channel.subscribe()), read(hub.subscribe([channel, hub.channel('b')])), read(hub.channel('c').subscribe())]
+  const readers = [readOn(channel.subscribe()), readOn(hub.subscribe([channel, hub.channel('b')])), readOn(hub.channel('c').subscribe())]
   const { state, source } = idleSource({ data: 1 })
   const run = hub.run('key', source)
   await turns()
@@ -357,7 +343,7 @@ t.test('two hubs on one broker see each other\'s events, in the same order', asy
   app.get('/', async (request, reply) => reply.sse(app.sse.channel('a')))
   const client = connect(t, await listen(app)).get('/')
   await client.until('\r\n\r\n')
-  const readers = [here, there].map((hub) => read(hub.channel('a').subscribe()))
+  const readers = [here, there].map((hub) => readOn(hub.channel('a').subscribe()))
   await turns()
   for (let n = 0; n < 10; n++) await (n % 2 === 0 ? here : there).channel('a').publish({ data: n })
   await there.channel('a').close()
@@ -395,7 +381,7 @@ t.test('what a broker rejects with reaches who has asked for it; who asks again 
 
   broker.failing = {}
   await channel.publish({ data: 2 })
-  const { seen, ended } = read(channel.subscribe({ after: 'earliest' }))
+  const { seen, ended } = readOn(channel.subscribe({ after: 'earliest' }))
   await channel.close()
   await ended
   t.same(dataOf(seen), [0, 2])
@@ -477,7 +463,7 @@ t.test('a broker that had lost its way: readers read back what they miss, in ord
   const hub = createHub({ broker })
   const channel = hub.channel('a')
   await channel.publish({ data: 0 })
-  const readers = [read(channel.subscribe()), read(hub.subscribe([channel, hub.channel('b')])), read(channel.subscribe({ after: 'earliest' }))]
+  const readers = [readOn(channel.subscribe()), readOn(hub.subscribe([channel, hub.channel('b')])), readOn(channel.subscribe({ after: 'earliest' }))]
   await turns()
   await channel.publish({ data: 1 })
   await turns()
@@ -499,7 +485,7 @@ t.test('what was lost and is no longer retained is told as a gap, or ends the re
   const hub = createHub({ broker })
   const gap = hub.channel('gap', { history: { events: 3 }, onLag: 'gap' })
   const disconnect = hub.channel('disconnect', { history: { events: 3 } })
-  const readers = [gap, disconnect].map((channel) => read(channel.subscribe()))
+  const readers = [gap, disconnect].map((channel) => readOn(channel.subscribe()))
   await turns()
   for (const channel of [gap, disconnect]) await channel.publish({ data: 0 })
   await turns()
@@ -518,7 +504,7 @@ t.test('a broker that had lost its way, but nothing of it, is not asked again an
   const broker = new LossyBroker()
   const hub = createHub({ broker })
   const channel = hub.channel('a')
-  const { seen } = read(channel.subscribe())
+  const { seen } = readOn(channel.subscribe())
   await turns()
   const [ms, count] = (await channel.publish({ data: 1 })).split('-')
   await turns()
@@ -548,7 +534,7 @@ t.test('entries that come before listen has settled are not lost, and come once'
   const hub = createHub({ broker })
   const channel = hub.channel('a')
   await channel.publish({ data: 0 })
-  const readers = [read(channel.subscribe()), read(channel.subscribe({ after: 'earliest' })), read(hub.subscribe([channel, hub.channel('b')]))]
+  const readers = [readOn(channel.subscribe()), readOn(channel.subscribe({ after: 'earliest' })), readOn(hub.subscribe([channel, hub.channel('b')]))]
   await turns()
   await channel.publish({ data: 1 })
   await channel.publish({ data: 2 })
@@ -578,7 +564,7 @@ t.test('a channel that is closed before listen has settled ends its readers', as
     append: async () => '5-6',
     close: async () => {}
   } satisfies Broker
-  const { seen, ended } = read(createHub({ broker }).channel('a').subscribe())
+  const { seen, ended } = readOn(createHub({ broker }).channel('a').subscribe())
   await turns()
   told.entry({ id: '5-6', message: { event: '', data: '1' } })
   told.closed()
@@ -592,7 +578,7 @@ t.test('a key function that throws is told to onError, and its events are delive
   const hub = createHub({ onError: (error, message) => errors.push([error, message]) })
   const error = new Error('in the key')
   const channel = hub.channel('a', { onLag: 'latest', key () { throw error } })
-  const { seen } = read(channel.subscribe())
+  const { seen } = readOn(channel.subscribe())
   await turns()
   await channel.publish({ data: 1 })
   await until(() => seen.length === 1)
@@ -615,7 +601,7 @@ t.test('an onError that throws harms nobody', async (t) => {
   const run = hub.run('key', () => { throw new Error('at once') })
   t.match(await Promise.race([run.ended, turns(200)]), { state: 'failed', error: { message: 'at once' } })
   const channel = hub.channel('a', { onLag: 'latest', key () { throw new Error('in the key') } })
-  const { seen } = read(channel.subscribe())
+  const { seen } = readOn(channel.subscribe())
   await turns()
   await t.resolves(channel.publish({ data: 1 }))
   await turns()

@@ -3,26 +3,7 @@ import t, { type Test } from 'tap'
 import { createHub, memoryBroker, type Broker, type Listener, type ReceivedEvent, type SseChannel } from '../index.ts'
 import { compareEntryIds } from '../lib/entry-id.ts'
 import { FarBroker } from './far-broker.ts'
-import { connect, createApp, deferred, listen, ownClock, turns, until } from './helpers.ts'
-
-/** Reads on until the end, and shows what was read so far. */
-function read<Event> (source: AsyncIterable<Event>) {
-  const seen: Event[] = []
-  const result: { error?: any, done: boolean } = { done: false }
-  const ended = (async () => {
-    try {
-      for await (const event of source) seen.push(event)
-    } catch (error) {
-      result.error = error
-    }
-    result.done = true
-  })()
-  return { seen, result, ended }
-}
-
-function dataOf (events: readonly { data?: unknown }[]): unknown[] {
-  return events.map(({ data }) => data)
-}
+import { connect, createApp, dataOf, deferred, listen, ownClock, readOn, turns, until } from './helpers.ts'
 
 /** What a process would say of a promise that nobody handles, or of too many listeners. */
 function noteProcess (t: Test) {
@@ -116,7 +97,7 @@ t.test('1,100 readers who keep up are not cut off by a burst larger than the his
   const hub = createHub()
   t.after(() => hub.close())
   const channel = hub.channel('a', { history: { events: 100 } })
-  const readers = Array.from({ length: 1_100 }, () => read(channel.subscribe()))
+  const readers = Array.from({ length: 1_100 }, () => readOn(channel.subscribe()))
   await turns()
   const publish = (from: number, to: number) => {
     for (let data = from; data < to; data++) channel.publish({ data })
@@ -137,7 +118,7 @@ t.test("a reader who has missed nothing when the broker has lost its way goes on
   app.get('/', (_, reply) => reply.sse(channel))
   const client = connect(t, await listen(app)).get('/')
   await client.until('id: ')
-  const { seen } = read(channel.subscribe())
+  const { seen } = readOn(channel.subscribe())
   await turns()
   for (let round = 1; round <= 3; round++) {
     await channel.publish({ data: round })
@@ -157,7 +138,7 @@ for (const from of ['what is read back', 'what the process has'] as const) {
     t.test(`a long replay of which nothing is wanted makes way for others (${from}, by ${by})`, async (t) => {
       const app = await createApp(t)
       const channel = app.sse.channel('a', { history: { events: 1e6, bytes: 1e9 } })
-      if (from === 'what the process has') read(channel.subscribe({ filter: () => false }))
+      if (from === 'what the process has') readOn(channel.subscribe({ filter: () => false }))
       await turns()
       for (let data = 0; data < 100_000; data++) channel.publish({ data })
       await turns()
@@ -216,7 +197,7 @@ t.test('a filter that gives a promise fails its reading, and lets nothing throug
   const quiet = app.sse.channel('b')
   const filters = [async () => true, async () => false, async () => { throw new Error('in the filter') }]
   const readers = filters.flatMap((filter) => [
-    read(channel.subscribe({ filter })), read(quiet.subscribe({ filter })), read(app.sse.subscribe([quiet], { filter }))
+    readOn(channel.subscribe({ filter })), readOn(quiet.subscribe({ filter })), readOn(app.sse.subscribe([quiet], { filter }))
   ])
   app.get('/', (_, reply) => reply.sse(quiet.subscribe({ filter: filters[2]! })))
   const client = connect(t, await listen(app)).get('/')
@@ -224,7 +205,7 @@ t.test('a filter that gives a promise fails its reading, and lets nothing throug
   await turns()
   await channel.publish({ data: 1 })
   await quiet.publish({ data: 1 })
-  await Promise.all(readers.map(({ ended }) => ended))
+  await Promise.allSettled(readers.map(({ ended }) => ended))
   for (const { seen, result } of readers) {
     t.same(seen, [])
     t.match(result.error, { name: 'TypeError', message: 'promise' })
@@ -241,13 +222,13 @@ t.test('a key, and an onEnd, that give promises are told to onError', async (t) 
   const hub = createHub({ onError: (error, message) => errors.push([error, message]) })
   t.after(() => hub.close())
   const channel = hub.channel('a', { onLag: 'latest', async key () { throw new Error('in the key') } })
-  const { seen } = read(channel.subscribe())
+  const { seen } = readOn(channel.subscribe())
   await turns()
   await channel.publish({ data: 1 })
   await until(() => seen.length === 1)
   const run = hub.run('key', [{ data: 1 }], { onEnd: (async () => { throw new Error('in onEnd') }) as never })
   t.same(await run.ended, { state: 'done' })
-  const recorded = read(run.subscribe())
+  const recorded = readOn(run.subscribe())
   await recorded.ended
   t.same(dataOf(recorded.seen), [1])
   await turns(50)
@@ -311,8 +292,8 @@ t.test('a name that is free again is a new channel, though somebody still reads 
   t.equal((await first).value!.data, 'old 1')
   await channel.close()
   clock.tick(1_001)
-  const fresh = read(hub.channel('a').subscribe())
-  const all = read(hub.channel('a').subscribe({ after: 'earliest' }))
+  const fresh = readOn(hub.channel('a').subscribe())
+  const all = readOn(hub.channel('a').subscribe({ after: 'earliest' }))
   await turns()
   await hub.channel('a').publish({ data: 'new' })
   await until(() => fresh.seen.length > 0 && all.seen.length > 0)
@@ -347,7 +328,7 @@ t.test('a run whose source function stops it has stopped, and its source is let 
   t.same(await run.ended, { state: 'stopped' })
   await turns()
   t.same([asked, returned], [0, 1])
-  const { seen, ended } = read(hub.run.attach('key').subscribe())
+  const { seen, ended } = readOn(hub.run.attach('key').subscribe())
   await ended
   t.same(seen, [])
 })
@@ -368,7 +349,7 @@ t.test('a synchronous generator that stops its own run is let go of', async (t) 
   t.same(await run.ended, { state: 'stopped' })
   await turns()
   t.same(steps, ['finally'])
-  const { seen, ended } = read(run.subscribe())
+  const { seen, ended } = readOn(run.subscribe())
   await ended
   t.same(dataOf(seen), [1])
 })
@@ -383,13 +364,13 @@ t.test('any number of readers may share one signal', async (t) => {
   const port = await listen(app)
   const clients = Array.from({ length: 30 }, () => connect(t, port).get('/'))
   const readers = Array.from({ length: 30 }, (_, reader) => {
-    return read(reader % 2 === 0 ? channel.subscribe({ signal }) : app.sse.subscribe([channel], { signal }))
+    return readOn(reader % 2 === 0 ? channel.subscribe({ signal }) : app.sse.subscribe([channel], { signal }))
   })
   await Promise.all(clients.map((client) => client.until('id: ')))
   await turns()
   t.same(noted, [])
   controller.abort()
-  await Promise.all(readers.map(({ ended }) => ended))
+  await Promise.allSettled(readers.map(({ ended }) => ended))
   await until(() => app.sse.stats().closed.ended === 30)
 })
 
@@ -431,7 +412,7 @@ t.test('a hub, and an app, close though the broker never answers', async (t) => 
     const broker = new FarBroker(1, { turns: 0, silent: (method) => method === dead })
     const hub = createHub({ broker, onError () {} })
     hub.run('key', async function * () { yield { data: 1 } })
-    const reader = read(hub.channel('a').subscribe())
+    const reader = readOn(hub.channel('a').subscribe())
     await turns()
     await t.resolves(hub.close(), `a hub whose broker does not answer '${dead}'`)
     await reader.ended
@@ -481,7 +462,7 @@ for (const delay of [0, 10]) {
     const hub = createHub({ broker })
     t.after(() => hub.close())
     const channel = hub.channel('a')
-    const readers = Array.from({ length: 1_000 }, () => read(channel.subscribe()))
+    const readers = Array.from({ length: 1_000 }, () => readOn(channel.subscribe()))
     await turns()
     await channel.publish({ data: 1 })
     await until(() => readers.every(({ seen }) => seen.length === 1))
@@ -523,7 +504,7 @@ t.test('a page that was asked for before the broker lost its way is not taken fo
   const hub = createHub({ broker })
   t.after(() => hub.close())
   const channel = hub.channel('a')
-  const waiting = read(channel.subscribe())
+  const waiting = readOn(channel.subscribe())
   const slow = channel.subscribe()[Symbol.asyncIterator]()
   const first = slow.next()
   await turns()
@@ -545,4 +526,37 @@ t.test('a page that was asked for before the broker lost its way is not taken fo
   t.same(dataOf(waiting.seen), ['1-1', '1-6', '1-7', '1-8'])
   const given = await Promise.race([Promise.all(rest), turns(200)])
   t.same(given?.map(({ value }) => value?.data), ['1-6', '1-7', '1-8'], 'the slow one has missed nothing')
+})
+
+t.test('a page that could not be read is asked for anew, also by who asks again at once', async (t) => {
+  const inner = memoryBroker()
+  let failures = 3
+  const hub = createHub({
+    broker: {
+      open: (...args) => inner.open(...args),
+      append: (...args) => inner.append(...args),
+      close: (...args) => inner.close(...args),
+      listen: (...args) => inner.listen(...args),
+      async read (...args) {
+        if (failures-- > 0) throw new Error('not now')
+        return inner.read(...args)
+      }
+    }
+  })
+  t.after(() => hub.close())
+  const channel = hub.channel('a')
+  // Somebody else reads, so that what the process has of the channel stays.
+  readOn(channel.subscribe())
+  await channel.publish({ data: 1 })
+  const reasons: unknown[] = []
+  while (reasons.length < 5) {
+    try {
+      const { value } = await channel.subscribe({ after: 'earliest' })[Symbol.asyncIterator]().next()
+      t.equal(value!.data, 1)
+      break
+    } catch (error) {
+      reasons.push((error as Error).message)
+    }
+  }
+  t.same(reasons, ['not now', 'not now', 'not now'])
 })

@@ -5,7 +5,7 @@ import type { ChannelOptions, SseChannel, SseOptions, SubscribeOptions } from '.
 import { memoryBroker } from '../lib/brokers/memory.ts'
 import type { Broker } from '../lib/broker.ts'
 import { compareEntryIds } from '../lib/entry-id.ts'
-import { connect, createApp, deferred, listen, ownClock, turns, until, type RawClient } from './helpers.ts'
+import { type RawClient, connect, createApp, deferred, given, listen, ownClock, turns, until } from './helpers.ts'
 
 interface Line { level: number, msg: string, sse?: { reason: string }, err?: { message: string } }
 
@@ -38,23 +38,6 @@ async function start (t: Test, channelOptions?: ChannelOptions, options: SseOpti
       return id!
     }
   }
-}
-
-/** Checks all that a client was given: fails at once where that is something else, after 2 s where nothing more comes. */
-async function given (t: Test, client: RawClient, expected: string, message = 'all of it'): Promise<void> {
-  let received = -1
-  let deadline = 0n
-  for (;;) {
-    // Half a character may be there.
-    const isComing = client.body.length < expected.length && expected.startsWith(client.body.replace(/\uFFFD$/, ''))
-    if (client.received.includes('\r\n\r\n') && !isComing) break
-    const now = process.hrtime.bigint()
-    if (client.received.length > received) [received, deadline] = [client.received.length, now + 2_000_000_000n]
-    if (now > deadline) break
-    await turns(1)
-  }
-  await turns()
-  t.equal(client.body, expected, message)
 }
 
 async function publish (channel: SseChannel<any>, ...data: unknown[]): Promise<string[]> {

@@ -1,9 +1,9 @@
 /**
  * `npm test`: lint, types, build, then the tests, with one line of counts at the end. `node test/run.mjs 22 24` runs the
- * tests alone, on these versions of Node, which the npm package `node` brings.
+ * tests of the library alone, on these versions of Node, which the npm package `node` brings.
  */
 import { spawnSync } from 'node:child_process'
-import { existsSync, readFileSync, rmSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { chromiumPath, installChromium } from './chromium.mjs'
 
 const nodes = process.argv.slice(2)
@@ -22,9 +22,15 @@ if (nodes.length === 0) {
 }
 step('build', 'npm', 'run', '--silent', 'build')
 if (nodes.length === 0) tests('tap', '--reporter=terse')
-else for (const node of nodes) tests('-y', '-p', `node@${node}`, 'tap', '--reporter=terse', '--disable-coverage')
+else for (const node of nodes) tests('-y', '-p', `node@${node}`, 'tap', '--reporter=terse', '--disable-coverage', ...ofTheLibrary())
 console.log(`${passed} passed, ${failed} failed`)
 process.exitCode = failed === 0 ? 0 : 1
+
+/** All but those of the package and of the examples, which would be no other on another Node, and take their time. */
+function ofTheLibrary () {
+  const others = ['package', 'demo', 'examples'].map((name) => `${name}.test.ts`)
+  return readdirSync('test').filter((name) => name.endsWith('.test.ts') && !others.includes(name)).map((name) => `test/${name}`)
+}
 
 function step (name, ...command) {
   console.log(`\n# ${name}`)

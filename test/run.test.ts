@@ -4,30 +4,12 @@ import type { FastifyInstance } from 'fastify'
 import { setTimeout as sleep } from 'node:timers/promises'
 import t, { type Test } from 'tap'
 import { createHub, memoryBroker, type RunEnd } from '../index.ts'
-import { connect, createApp, deferred, fetchBody, idleSource, listen, ownClock, turns, until } from './helpers.ts'
+import {
+  connect, createApp, dataOf, deferred, fetchBody, idleSource, listen, ownClock, readAll, readOn, turns, until
+} from './helpers.ts'
 
 const FINISHED = 'fastify-typed-sse:finished'
 const END = `id: ${FINISHED}\n\n`
-
-/** Reads on until the end, and shows what was read so far. */
-function read<Event> (source: AsyncIterable<Event>) {
-  const seen: Event[] = []
-  const ended = (async () => {
-    for await (const event of source) seen.push(event)
-  })()
-  ended.catch(() => {})
-  return { seen, ended }
-}
-
-async function all<Event> (source: AsyncIterable<Event>): Promise<Event[]> {
-  const { seen, ended } = read(source)
-  await ended
-  return seen
-}
-
-function dataOf (events: readonly { data?: unknown }[]): unknown[] {
-  return events.map(({ data }) => data)
-}
 
 /** A source that yields what it is given, one by one, and ends when it is told to. */
 function pushSource () {
@@ -77,7 +59,7 @@ t.test('a run goes on when everybody who has read it is gone, and without anybod
   push(3)
   end()
   t.same(await app.sse.run('answer', []).ended, { state: 'done' })
-  t.same(dataOf(await all(app.sse.run.attach('answer').subscribe())), [1, 2, 3])
+  t.same(dataOf(await readAll(app.sse.run.attach('answer').subscribe())), [1, 2, 3])
 })
 
 t.test('however many ask for a key in the same turn, the source runs once, and the others are let go of', async (t) => {
@@ -104,7 +86,7 @@ t.test('however many ask for a key in the same turn, the source runs once, and t
   t.equal(called, 1)
   t.equal(pulled, 0, 'no step of what is not used')
   t.equal(returned, 2, 'a generator given is returned')
-  t.same(dataOf(await all(runs[0]!.subscribe())), [1])
+  t.same(dataOf(await readAll(runs[0]!.subscribe())), [1])
 })
 
 t.test('many requests at once for a key that is new share one run', async (t) => {
@@ -171,7 +153,7 @@ t.test('stop() lets go of the source, and readers get what was recorded, then th
   t.same(await run.ended, { state: 'stopped' })
   await client.until(END)
   await until(() => state.finished)
-  t.same(dataOf(await all(run.subscribe())), [1, 2], 'also those who come later')
+  t.same(dataOf(await readAll(run.subscribe())), [1, 2], 'also those who come later')
   await run.stop()
   t.same(await run.ended, { state: 'stopped' }, 'to stop twice does nothing')
 })
@@ -193,7 +175,7 @@ t.test('stop() does not wait for a next() that never settles', async (t) => {
   await run.stop()
   t.same(await run.ended, { state: 'stopped' })
   t.equal(returned, 1)
-  t.same(await all(run.subscribe()), [])
+  t.same(await readAll(run.subscribe()), [])
 })
 
 t.test('stop() in the turn of the start: the source function is not called, a generator is returned', async (t) => {
@@ -232,7 +214,7 @@ t.test('what a stopped source still yields, or throws, is nobody\'s concern', as
     await run.stop()
     wait.resolve()
     await turns()
-    t.same(dataOf(await all(run.subscribe())), [1], late)
+    t.same(dataOf(await readAll(run.subscribe())), [1], late)
     t.same(await run.ended, { state: 'stopped' })
   }
   t.same(errors, [])
@@ -253,7 +235,7 @@ t.test('a source that fails ends its run; readers learn the end, and nothing of 
   const body = await fetchBody(t, port, '/')
   t.match(body, /data: 1\n\nid: fastify-typed-sse:finished\n\n$/)
   t.notMatch(body, 'secret')
-  t.same(dataOf(await all(run.subscribe())), [1])
+  t.same(dataOf(await readAll(run.subscribe())), [1])
   t.equal(errors.length, 1, 'logged once')
   t.match(errors[0], { msg: "run 'answer' has failed", err: { message: error.message } })
 })
@@ -269,23 +251,23 @@ t.test("what onEnd returns is recorded as the last event, however the run ends; 
   }
   const onEnd = ({ state }: RunEnd) => ({ event: 'end', data: state })
   const failed = hub.run('failed', source, { onEnd })
-  t.same((await all(failed.subscribe())).map(({ event, data }) => [event, data]), [['message', 1], ['end', 'failed']])
+  t.same((await readAll(failed.subscribe())).map(({ event, data }) => [event, data]), [['message', 1], ['end', 'failed']])
   t.same(await failed.ended, { state: 'failed', error: failure })
-  t.same(dataOf(await all(hub.run('done', [{ data: 1 }], { onEnd }).subscribe())), [1, 'done'])
+  t.same(dataOf(await readAll(hub.run('done', [{ data: 1 }], { onEnd }).subscribe())), [1, 'done'])
   const stopped = hub.run('stopped', idleSource({ data: 1 }).source, { onEnd })
   await stopped.subscribe()[Symbol.asyncIterator]().next()
   await stopped.stop()
-  t.same(dataOf(await all(stopped.subscribe())), [1, 'stopped'])
-  t.same(dataOf(await all(hub.run('silent', source, { onEnd: () => undefined }).subscribe())), [1])
+  t.same(dataOf(await readAll(stopped.subscribe())), [1, 'stopped'])
+  t.same(dataOf(await readAll(hub.run('silent', source, { onEnd: () => undefined }).subscribe())), [1])
 
   errors.length = 0
   const broken = new Error('onEnd itself')
   const failing = hub.run('failing', source, { onEnd () { throw broken } })
-  t.same(dataOf(await all(failing.subscribe())), [1], 'an onEnd that fails leaves the end')
+  t.same(dataOf(await readAll(failing.subscribe())), [1], 'an onEnd that fails leaves the end')
   t.equal((await failing.ended).error, failure)
   t.same(errors.map(([error]) => error), [failure, broken])
   const invalid = hub.run('invalid', source, { onEnd: () => ({ data: 1, id: 5 }) })
-  t.same(dataOf(await all(invalid.subscribe())), [1])
+  t.same(dataOf(await readAll(invalid.subscribe())), [1])
   t.equal((await invalid.ended).error, failure)
 })
 
@@ -296,7 +278,7 @@ t.test('what is no source, and a source function that throws, fail the run and n
   const error = new Error('at once')
   const end = await hub.run('throws', () => { throw error }).ended
   t.equal(end.error, error)
-  t.same(await all(hub.run.attach('number').subscribe()), [])
+  t.same(await readAll(hub.run.attach('number').subscribe()), [])
 })
 
 t.test('an invalid event fails the run, or is left out', async (t) => {
@@ -317,10 +299,10 @@ t.test('an invalid event fails the run, or is left out', async (t) => {
   }, { events })
   t.match(await failing.ended, { state: 'failed', error: { code: 'FST_SSE_INVALID_EVENT' } })
   t.equal(finished, true, 'its source is let go of')
-  t.same(dataOf(await all(failing.subscribe())), [1])
+  t.same(dataOf(await readAll(failing.subscribe())), [1])
   t.equal(errors.length, 1)
   const dropping = app.sse.run('drop', source, { events, onInvalidEvent: 'drop' })
-  t.same(dataOf(await all(dropping.subscribe())), [1, 3])
+  t.same(dataOf(await readAll(dropping.subscribe())), [1, 3])
   t.same(await dropping.ended, { state: 'done' })
   t.equal(errors.length, 2, 'a line for what was dropped')
   t.match(errors[1]!.msg, /invalid event of run 'drop' dropped/)
@@ -357,7 +339,7 @@ t.test('attach with events fits its route also where others have attached withou
   const untyped = app.sse.run.attach('key')
   app.get('/', { schema: { events } }, async (request, reply) => reply.sse(app.sse.run.attach('key', { events })))
   t.match((await app.inject('/')).body, /event: n\ndata: 1\n\n/)
-  t.same(dataOf(await all(untyped.subscribe())), [1])
+  t.same(dataOf(await readAll(untyped.subscribe())), [1])
 })
 
 t.test('a run is forgotten some time after its end: then it is unknown, and its key starts anew', async (t) => {
@@ -376,7 +358,7 @@ t.test('a run is forgotten some time after its end: then it is unknown, and its 
   const response = await app.inject('/')
   t.equal(response.statusCode, 404)
   t.match(response.json(), { statusCode: 404, code: 'FST_SSE_UNKNOWN_RUN' })
-  await t.rejects(all(run.subscribe()), { code: 'FST_SSE_UNKNOWN_RUN' }, 'though somebody may still hold it')
+  await t.rejects(readAll(run.subscribe()), { code: 'FST_SSE_UNKNOWN_RUN' }, 'though somebody may still hold it')
   await clock.tickAsync(100)
   const again = start()
   t.not(again, run)
@@ -392,7 +374,7 @@ t.test('a run that has not ended is not forgotten', async (t) => {
   const run = hub.run('long', source, { forgetAfter: 1 })
   await clock.tickAsync(86_400_000)
   t.equal(hub.run('long', []), run)
-  const { seen } = read(hub.run.attach('long').subscribe())
+  const { seen } = readOn(hub.run.attach('long').subscribe())
   await turns()
   t.same(dataOf(seen), [1])
 })
@@ -425,11 +407,11 @@ t.test('whoever attached before the run was started can read it once it is there
   t.after(() => hub.close())
   const before = hub.run.attach('key')
   const subscription = before.subscribe()
-  await t.rejects(all(subscription), { code: 'FST_SSE_UNKNOWN_RUN' })
+  await t.rejects(readAll(subscription), { code: 'FST_SSE_UNKNOWN_RUN' })
   const run = hub.run('key', [{ data: 1 }])
-  t.same(dataOf(await all(subscription)), [1])
-  t.same(dataOf(await all(hub.run.attach('key').subscribe())), [1])
-  t.same(dataOf(await all(run.subscribe())), [1])
+  t.same(dataOf(await readAll(subscription)), [1])
+  t.same(dataOf(await readAll(hub.run.attach('key').subscribe())), [1])
+  t.same(dataOf(await readAll(run.subscribe())), [1])
   t.equal(before.key, 'key')
 })
 
@@ -437,21 +419,21 @@ t.test('a run can be read from its start, from an ID, or with what comes next; f
   const hub = createHub()
   t.after(() => hub.close())
   const run = hub.run('key', [{ data: 1 }, { data: 2 }, { data: 3 }])
-  const events = await all(run.subscribe())
+  const events = await readAll(run.subscribe())
   t.same(dataOf(events), [1, 2, 3])
-  t.same(dataOf(await all(run.subscribe({ after: 'earliest' }))), [1, 2, 3])
-  t.same(dataOf(await all(run.subscribe({ after: events[1]!.id }))), [3])
-  t.same(dataOf(await all(run.subscribe({ filter: ({ data }) => data !== 2 }))), [1, 3])
+  t.same(dataOf(await readAll(run.subscribe({ after: 'earliest' }))), [1, 2, 3])
+  t.same(dataOf(await readAll(run.subscribe({ after: events[1]!.id }))), [3])
+  t.same(dataOf(await readAll(run.subscribe({ filter: ({ data }) => data !== 2 }))), [1, 3])
   const aborted = new AbortController()
   aborted.abort()
-  t.same(await all(run.subscribe({ signal: aborted.signal })), [])
+  t.same(await readAll(run.subscribe({ signal: aborted.signal })), [])
 })
 
 t.test('a source that has not yielded yet has readers, who wait', async (t) => {
   const app = await createApp(t)
   const { source, push, end } = pushSource()
   const run = app.sse.run('slow', source)
-  const reader = read(run.subscribe())
+  const reader = readOn(run.subscribe())
   await turns()
   t.same(reader.seen, [])
   push(1)
@@ -464,7 +446,7 @@ t.test('app.close() stops the runs', async (t) => {
   const app = await createApp(t)
   const { state, source } = idleSource({ data: 1 })
   const run = app.sse.run('answer', source)
-  const reader = read(run.subscribe())
+  const reader = readOn(run.subscribe())
   await app.ready()
   await turns()
   await app.close()
@@ -486,7 +468,7 @@ t.test('of two hubs on one broker one records a run, and both read it', async (t
   const other = there.run('key', () => { called++; return [] })
   t.same(await other.ended, { state: 'elsewhere' })
   t.equal(called, 0)
-  const readers = [run, other, there.run.attach('key'), here.run.attach('key')].map((each) => read(each.subscribe()))
+  const readers = [run, other, there.run.attach('key'), here.run.attach('key')].map((each) => readOn(each.subscribe()))
   push(1)
   await turns()
   t.same(await there.run('key', []).ended, { state: 'elsewhere' }, 'who asks again learns the same')
@@ -505,7 +487,7 @@ t.test('anybody who has the key can stop a run, from another hub too', async (t)
   const there = createHub({ broker })
   const { state, source } = idleSource({ data: 1 })
   const run = here.run('key', source)
-  const reader = read(there.run.attach('key').subscribe())
+  const reader = readOn(there.run.attach('key').subscribe())
   await until(() => reader.seen.length === 1)
   await there.run.attach('key').stop()
   t.same(await run.ended, { state: 'stopped' })
@@ -521,7 +503,7 @@ t.test('anybody who has the key can stop a run, from another hub too', async (t)
 t.test('to stop a run that nobody has started is an error, and does not make it known', async (t) => {
   const hub = createHub()
   await t.rejects(hub.run.attach('key').stop(), { code: 'FST_SSE_UNKNOWN_RUN', statusCode: 404 })
-  await t.rejects(all(hub.run.attach('key').subscribe()), { code: 'FST_SSE_UNKNOWN_RUN' })
+  await t.rejects(readAll(hub.run.attach('key').subscribe()), { code: 'FST_SSE_UNKNOWN_RUN' })
   t.same(await hub.run('key', []).ended, { state: 'done' })
 })
 
@@ -538,7 +520,7 @@ t.test('a hub that closes does not end a run that is recorded elsewhere; who sto
   push(1)
   end()
   t.same(await run.ended, { state: 'done' })
-  t.same(dataOf(await all(run.subscribe())), [1])
+  t.same(dataOf(await readAll(run.subscribe())), [1])
 
   const long = here.run('long', idleSource().source)
   await turns()
@@ -584,11 +566,11 @@ t.test('a late reader of a run whose history is smaller than its output is told 
   const run = app.sse.run('long', Array.from({ length: 10 }, (_, index) => ({ data: index })), { history: { events: 3 } })
   app.get('/', async (request, reply) => reply.sse(run))
   await run.ended
-  const [gap, ...rest] = await all(run.subscribe())
+  const [gap, ...rest] = await readAll(run.subscribe())
   t.equal(gap!.event, 'gap')
   t.same(gap!.data, { requested: '0-0', earliest: rest[0]!.id })
   t.same(dataOf(rest), [7, 8, 9])
-  t.same(dataOf(await all(run.subscribe({ after: 'earliest' }))), [7, 8, 9], "'earliest' is what there is")
+  t.same(dataOf(await readAll(run.subscribe({ after: 'earliest' }))), [7, 8, 9], "'earliest' is what there is")
   const body = await fetchBody(t, await listen(app), '/')
   t.match(body, /event: gap\ndata: \{"requested":"0-0","earliest":"\S+"\}\n\n/)
   t.same(body.match(/(?<=data: )\d/g), ['7', '8', '9'])
@@ -610,7 +592,7 @@ t.test('keys and options that are wrong are refused', async (t) => {
   ]) t.throws(() => hub.run('key', [], options as never), { code }, JSON.stringify(options))
   t.throws(() => hub.run('key', [], { events: { a: { type: 'nothing' } } }), { code: 'FST_SSE_INVALID_SCHEMA' })
   const run = hub.run('key', [{ data: 1 }])
-  t.same(dataOf(await all(run.subscribe())), [1], 'a refused call has started nothing')
+  t.same(dataOf(await readAll(run.subscribe())), [1], 'a refused call has started nothing')
   for (const options of [{ after: 5 }, { filter: true }, { signal: {} }, { before: '1-1' }]) {
     t.throws(() => run.subscribe(options as never), { code }, JSON.stringify(options))
     t.throws(() => hub.run.attach('key').subscribe(options as never), { code })

@@ -6,7 +6,7 @@ import t, { type Test } from 'tap'
 import { createHub, memoryBroker } from '../index.ts'
 import type { Broker, ChannelOptions, ReceivedEvent, SseChannel, SseOptions, SubscribeOptions } from '../index.ts'
 import { compareEntryIds } from '../lib/entry-id.ts'
-import { connect, createApp, listen, ownClock, turns, until, type RawClient } from './helpers.ts'
+import { type RawClient, connect, createApp, given, listen, ownClock, turns, until } from './helpers.ts'
 
 interface Line { level: number, sse?: object, err?: { message: string } }
 
@@ -42,23 +42,6 @@ async function start (t: Test, channelOptions: Record<string, ChannelOptions> = 
     with (options: SubscribeOptions) { subscribe = options },
     read: (names: string, id?: string) => connect(t, port).get(`/${names}`, ...(id === undefined ? [] : [`Last-Event-ID: ${id}`]))
   }
-}
-
-/** Checks all that a client was given: fails at once where that is something else, after 2 s where nothing more comes. */
-async function given (t: Test, client: RawClient, expected: string, message = 'all of it'): Promise<void> {
-  let received = -1
-  let deadline = 0n
-  for (;;) {
-    // Half a character may be there.
-    const isComing = client.body.length < expected.length && expected.startsWith(client.body.replace(/\uFFFD$/, ''))
-    if (client.received.includes('\r\n\r\n') && !isComing) break
-    const now = process.hrtime.bigint()
-    if (client.received.length > received) [received, deadline] = [client.received.length, now + 2_000_000_000n]
-    if (now > deadline) break
-    await turns(1)
-  }
-  await turns()
-  t.equal(client.body, expected, message)
 }
 
 async function publish (channel: Any, ...data: unknown[]): Promise<string[]> {

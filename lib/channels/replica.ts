@@ -108,9 +108,9 @@ export class Replica {
     const known = this.#pages.get(after)
     if (known !== undefined) return known
     const page = this.#broker.read(this.#name, after, MOST)
-    // Those who were told of the same in this turn ask one after the other.
-    const forget = () => setImmediate(() => { if (this.#pages.get(after) === page) this.#pages.delete(after) })
-    page.then(forget, forget)
+    const forget = () => { if (this.#pages.get(after) === page) this.#pages.delete(after) }
+    // Those who were told of the same in this turn ask one after the other; but a failure is only for who has asked already.
+    page.then(() => setImmediate(forget), forget)
     this.#pages.set(after, page)
     return page
   }
