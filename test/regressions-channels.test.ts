@@ -54,6 +54,7 @@ for (const onLag of ['disconnect', 'gap'] as const) {
     await turns()
     client.socket.resume()
     await until(() => app.sse.stats().closed.lagged === 1 || client.received.includes(`data: ${published - 1} `))
+    if (app.sse.stats().closed.lagged === 0) await until(() => client.received.endsWith('x\n\n\r\n'))
     if (onLag === 'disconnect') await client.until(/\r\n0\r\n\r\n$/)
     const blocks = client.body.split('\n\n').slice(0, -1).map((block) => ({
       n: /^data: (\d+) /m.exec(block)?.[1], gap: /^event: gap\ndata: (.*)$/m.exec(block)?.[1]
