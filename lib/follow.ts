@@ -65,8 +65,9 @@ class Follower {
     } catch (error) {
       if (error instanceof Lagged) this.#connection.end('lagged')
       else this.#feed.fail(error instanceof InvalidEvent ? 'invalid-event' : 'source-threw', error)
+    } finally {
+      this.#running = false
     }
-    this.#running = false
   }
 
   #takeAll (urgent: boolean): void {

@@ -1,4 +1,5 @@
 /** What channels once did wrong, each as the behaviour that it should have been. */
+import { Readable } from 'node:stream'
 import t, { type Test } from 'tap'
 import { createHub, memoryBroker, type Broker, type Listener, type ReceivedEvent, type SseChannel } from '../index.ts'
 import { compareEntryIds } from '../lib/entry-id.ts'
@@ -164,15 +165,19 @@ for (const from of ['what is read back', 'what the process has'] as const) {
   }
 }
 
-for (const by of ['for await', 'HTTP'] as const) {
+function * rows () {
+  for (let data = 0; data < 100_000; data++) yield { data }
+}
+
+async function * asyncRows () {
+  yield * rows()
+}
+
+for (const [by, snapshot] of [['for await', rows], ['HTTP', rows], ['for await, async', asyncRows]] as const) {
   t.test(`a snapshot of many rows of which none is wanted makes way for others (by ${by})`, async (t) => {
     const app = await createApp(t)
     const loop = mostPerTurn()
-    const channel = app.sse.channel('a', {
-      * snapshot () {
-        for (let data = 0; data < 100_000; data++) yield { data }
-      }
-    })
+    const channel = app.sse.channel('a', { snapshot })
     const subscription = channel.subscribe({
       filter ({ data }) {
         loop.count++
@@ -560,4 +565,119 @@ t.test('a page that could not be read is asked for anew, also by who asks again 
     }
   }
   t.same(reasons, ['not now', 'not now', 'not now'])
+})
+
+t.test('a snapshot that rejects before it is asked for harms only its reader', async (t) => {
+  const hub = createHub()
+  t.after(() => hub.close())
+  const goOn = deferred()
+  const slow = hub.channel('slow', {
+    async * snapshot () {
+      await goOn.promise
+      yield { data: 'slow' }
+    }
+  })
+  const broken = hub.channel('broken', { snapshot: async () => { throw new Error('no rows') } })
+  const unhandled: unknown[] = []
+  const note = (error: unknown) => unhandled.push(error)
+  process.on('unhandledRejection', note)
+  t.after(() => process.removeListener('unhandledRejection', note))
+  const reader = readOn(hub.subscribe([slow, broken]))
+  await turns()
+  t.same(unhandled, [])
+  goOn.resolve()
+  await t.rejects(reader.ended, { message: 'no rows' })
+})
+
+t.test('what a snapshot promised is let go of when its reader has gone meanwhile', async (t) => {
+  const hub = createHub()
+  t.after(() => hub.close())
+  const promised = deferred<Readable>()
+  const channel = hub.channel('a', { snapshot: () => promised.promise as Promise<any> })
+  const iterator = channel.subscribe()[Symbol.asyncIterator]()
+  const next = iterator.next()
+  await turns()
+  await iterator.return!()
+  t.same(await next, { done: true, value: undefined })
+  const rows = Readable.from([{ data: 1 }])
+  promised.resolve(rows)
+  await until(() => rows.destroyed)
+})
+
+t.test("onLag 'latest' tells of a gap where what was newest is no longer there when the reader goes on", async (t) => {
+  const hub = createHub()
+  t.after(() => hub.close())
+  const channel = hub.channel('a', { history: { events: 100 }, onLag: 'latest', key: ({ data }) => (data as { key: number }).key })
+  const publish = async (from: number, to: number) => {
+    for (let key = from; key < to; key++) {
+      channel.publish({ data: { key, text: 'x'.repeat(2_000) } })
+      if (key % 10 === 9) await turns(1)
+    }
+  }
+  const iterator = channel.subscribe()[Symbol.asyncIterator]()
+  const first = iterator.next()
+  await publish(0, 10)
+  await first
+  await publish(10, 90)
+  await publish(10, 90)
+  const seen: unknown[] = []
+  while (seen.length < 40) seen.push((await iterator.next()).value!.event)
+  t.notOk(seen.includes('gap'), 'the newest of all keys are there')
+  await publish(200, 400)
+  while (seen.length < 80) seen.push((await iterator.next()).value!.event)
+  t.ok(seen.includes('gap'), 'then some of them are not')
+})
+
+t.test('who has asked for two events at once is urged like anybody else', async (t) => {
+  const hub = createHub()
+  t.after(() => hub.close())
+  const channel = hub.channel('a', { history: { events: 10 }, onLag: 'gap' })
+  const iterator = channel.subscribe()[Symbol.asyncIterator]()
+  const seen: unknown[] = []
+  const ask = async (): Promise<void> => {
+    const { done, value } = await iterator.next()
+    if (done === true) return
+    seen.push(value.event === 'gap' ? 'gap' : value.id)
+    return ask()
+  }
+  const asking = [ask(), ask()]
+  const ids: string[] = []
+  for (let n = 0; n < 50; n++) {
+    ids.push(await channel.publish({ raw: 'x'.repeat(100_000) }))
+    await turns(2)
+  }
+  ids.push(...await Promise.all(Array.from({ length: 30 }, () => channel.publish({ raw: 'x'.repeat(100_000) }))))
+  await until(() => seen.length >= ids.length)
+  t.same(seen, ids)
+  await hub.close()
+  await Promise.all(asking)
+})
+
+t.test('what comes after a loss that is told before the position is known is not lost', async (t) => {
+  let listener!: Listener
+  const listening = deferred()
+  const message = { event: '', raw: 'x' }
+  const hub = createHub({
+    broker: {
+      ...memoryBroker(),
+      async open () { return true },
+      async append () { return '9-0' },
+      async close () {},
+      async read (_, after) { return { after: after ?? '1-0', entries: [], complete: true } },
+      async listen (_, given) {
+        listener = given
+        await listening.promise
+        return { position: '1-0', closed: false, known: true, stop () {} }
+      }
+    }
+  })
+  const reader = readOn(hub.channel('a').subscribe({ after: '2-0' }))
+  listener.lost('2-0')
+  listener.entry({ id: '3-0', message })
+  listening.resolve()
+  await turns()
+  listener.entry({ id: '4-0', message })
+  await until(() => reader.seen.length === 2)
+  t.same(reader.seen.map(({ id }) => id), ['3-0', '4-0'])
+  await hub.close()
 })

@@ -135,15 +135,22 @@ export class Cursor implements Reading, Reader {
   #beginAt (position: string): void {
     this.#live = true
     this.#moveTo(position)
-    this.#snapshot = this.#channel.openSnapshot()
+    this.#openSnapshot()
     if (this.#snapshot === undefined) this.#resume(position)
+  }
+
+  #openSnapshot (): void {
+    const snapshot = this.#channel.openSnapshot()
+    // The application's function may have ended this very reader.
+    if (this.#ended) snapshot?.stop()
+    else this.#snapshot = snapshot
   }
 
   /** @returns whether it goes on with what is retained, rather than with a snapshot */
   #tellGap (requested: string, { after, entries }: Page): boolean {
     if (!this.#opened) this.#parts.push({ is: 'position', id: requested, why: 'requested' })
     this.#parts.push({ is: 'gap', gap: { requested, earliest: entries[0]?.id ?? null } })
-    this.#snapshot = this.#channel.openSnapshot()
+    this.#openSnapshot()
     if (this.#snapshot === undefined) {
       this.#resume(after)
       return true
@@ -220,6 +227,9 @@ export class Cursor implements Reading, Reader {
 
   #takeNewest (): void {
     const { newest, log } = this.#replica
+    // Since the last part it may have let go of what this reader still wants, or of everything.
+    this.#compacting = newest!.reaches(this.#position)
+    if (!this.#compacting) return
     const events = newest!.after(this.#position)
     const batch = Batch.gather(() => events.next().value as FramedEvent | undefined)
     const last = batch.events.at(-1)!

@@ -80,7 +80,7 @@ export class Iteration implements AsyncIterableIterator<ReceivedEvent> {
 
   #begin (): void {
     this.#done = this.#all.ended
-    this.#forgetSignal = onAbort(this.#signal, () => this.end())
+    if (!this.#done) this.#forgetSignal = onAbort(this.#signal, () => this.end())
     if (this.#done) return
     this.#all.add(this)
     this.#reading = this.#open()
@@ -108,7 +108,6 @@ export class Iteration implements AsyncIterableIterator<ReceivedEvent> {
       else if (this.#done) this.#waiters.shift()!.resolve({ done: true, value: undefined })
       else return
     }
-    if (this.#events.length === 0) this.#held = 0
   }
 
   /** @returns false where it goes on in the next turn: a filter has left out all that was taken in this one */
@@ -129,6 +128,7 @@ export class Iteration implements AsyncIterableIterator<ReceivedEvent> {
   }
 
   #hold (): void {
+    if (this.#events.length === 0) this.#held = 0
     while (this.#held < MOST_HELD && this.#take());
   }
 

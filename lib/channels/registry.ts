@@ -26,19 +26,22 @@ export class Registry {
   /** The channel of this name, if it is in use. */
   get (name: string): Channel | undefined {
     const channel = this.#channels.get(name)
-    channel?.use()
+    if (channel !== undefined) this.#keep(channel)
     return channel
   }
 
   add (channel: Channel): Channel {
     this.#channels.set(channel.name, channel)
-    if (this.keeping) {
-      this.#startUp.add(channel)
-    } else {
-      this.#kept.add(channel)
-      this.#sweepLater()
-    }
+    if (this.keeping) this.#startUp.add(channel)
+    this.#keep(channel)
     return channel
+  }
+
+  #keep (channel: Channel): void {
+    channel.use()
+    if (this.#startUp.has(channel)) return
+    this.#kept.add(channel)
+    this.#sweepLater()
   }
 
   #sweepLater (): void {

@@ -80,7 +80,7 @@ export class Replica {
   /** @returns the position of what was given last; undefined: that with which `started` settles */
   join (reader: Reader): string | undefined {
     this.#readers.add(reader)
-    return this.#early === undefined ? this.log.tail : this.#early.at(-1)?.id
+    return this.#early === undefined ? this.log.tail : this.#early.at(-1)?.id ?? this.#lostEarly
   }
 
   leave (reader: Reader): void {
@@ -145,8 +145,8 @@ export class Replica {
     if (key !== undefined) this.newest = new Newest(key, position)
     const early = this.#early!
     this.#early = undefined
-    for (const entry of early) this.#append(entry)
     if (this.#lostEarly !== undefined) this.#lose(this.#lostEarly)
+    for (const entry of early) this.#append(entry)
     if (listening.closed) this.#close()
     return position
   }
@@ -170,6 +170,8 @@ export class Replica {
   /** Every cursor is now before the log, and has to read back from where it is. */
   #lose (position: string): void {
     if (this.#early !== undefined) {
+      // What was given before can only be read back.
+      this.#early.length = 0
       this.#lostEarly = position
       return
     }

@@ -44,6 +44,8 @@ export class Run extends AttachedRun {
   #settle!: (end: RunEnd | Promise<RunEnd>) => void
   /** Set once it is known that this run is the one that records. */
   #source: Source | undefined
+  /** Whether it is this run that records, as far as is known. */
+  isRecorder = false
   /** Its channel may be closed by others, which stops it. */
   #listening: { stop (): void } | undefined
   #stopped = false
@@ -78,6 +80,7 @@ export class Run extends AttachedRun {
       this.#parts.onError(error, `run '${this.key}' could not be started`)
       return this.#settle({ state: 'failed', error })
     }
+    this.isRecorder = first
     if (first && !this.#stopped) return this.#run(source)
     letGo(source)
     if (first) this.#finish({ state: 'stopped' })

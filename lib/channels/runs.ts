@@ -68,10 +68,10 @@ export class Runs {
     const channel = this.#create(key, resolved.channel, () => hasEnded ? new UnknownRun(key) : undefined)
     const run = new Run(key, channel, source, resolved, this.#parts)
     this.#runs.set(key, { run, channel })
-    run.ended.then(({ state }) => {
+    run.ended.then(() => {
       hasEnded = true
       const forget = () => { this.#runs.delete(key) }
-      if (state === 'elsewhere') forget()
+      if (!run.isRecorder) forget()
       // Not before the broker has: who then starts it anew is the first.
       else setTimeout(forget, resolved.forgetAfter + LATER).unref()
     })

@@ -1,5 +1,5 @@
 /** The state that a channel's events change, given as events of its own, as fast as its reader takes them. */
-import { isThenable, openSource, type Source } from '../source.ts'
+import { disown, isThenable, letGo, openSource, type Source } from '../source.ts'
 import { EVENTS_PER_TURN, nextTurn } from '../turns.ts'
 import type { FramedEvent } from './framed-event.ts'
 
@@ -11,8 +11,9 @@ export class Snapshot {
   #source: Source | undefined
   /** What was thrown after events that are still to be given. */
   #failure: { error: unknown } | undefined
-  /** It has given as much as one turn of the event loop is to take. */
-  #full = false
+  /** Events given in this turn of the event loop, as far as is known. */
+  #given = 0
+  #asked = false
   #ended = false
 
   /**
@@ -22,29 +23,37 @@ export class Snapshot {
   constructor (state: (context: { signal: AbortSignal }) => unknown, toEvent: (value: unknown) => FramedEvent) {
     this.#state = state({ signal: this.#controller.signal })
     this.#toEvent = toEvent
+    // It may take long until it is asked for, and it may never be: what it rejects with is told then.
+    if (isThenable(this.#state)) disown(this.#state)
   }
 
   /** Some events; undefined at the end. Of a synchronous source several, so that it neither waits nor keeps others waiting. */
   async next (): Promise<FramedEvent[] | undefined> {
-    if (this.#full) await nextTurn()
+    this.#asked = true
+    if (this.#given >= EVENTS_PER_TURN) {
+      this.#given = 0
+      await nextTurn()
+    }
     if (this.#failure !== undefined) throw this.#failure.error
     const events: FramedEvent[] = []
     try {
       this.#source ??= openSource(await this.#state, undefined)
+      if (this.#ended) this.#source.stop(false)
       await this.#gather(this.#source, events)
     } catch (error) {
       this.stop()
       if (events.length === 0) throw error
       this.#failure = { error }
     }
-    this.#full = events.length === EVENTS_PER_TURN
+    this.#given += events.length
     return events.length > 0 ? events : undefined
   }
 
   stop (settled = false): void {
     this.#ended = true
     this.#controller.abort()
-    this.#source?.stop(settled)
+    if (this.#source !== undefined) this.#source.stop(settled)
+    else if (!this.#asked) Promise.resolve(this.#state).then(letGo, () => {})
   }
 
   async #gather (source: Source, events: FramedEvent[]): Promise<void> {
