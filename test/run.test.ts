@@ -2,6 +2,8 @@
 import { Type } from '@sinclair/typebox'
 import type { FastifyInstance } from 'fastify'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
 import t, { type Test } from 'tap'
 import { createHub, memoryBroker, type RunEnd } from '../index.ts'
 import {
@@ -597,4 +599,22 @@ t.test('keys and options that are wrong are refused', async (t) => {
     t.throws(() => run.subscribe(options as never), { code }, JSON.stringify(options))
     t.throws(() => hub.run.attach('key').subscribe(options as never), { code })
   }
+})
+
+t.test('keys that nobody has started leave nothing, however many are asked for', async (t) => {
+  setFlagsFromString('--expose-gc')
+  const gc = runInNewContext('gc') as () => void
+  const hub = createHub()
+  t.after(() => hub.close())
+  const ask = async (from: number, to: number) => {
+    for (let key = from; key < to; key++) await readAll(hub.run.attach(`key ${key}`).subscribe()).catch(() => {})
+    for (let round = 0; round < 4; round++) {
+      gc()
+      await turns(5)
+    }
+    return process.memoryUsage().heapUsed
+  }
+  const before = await ask(0, 5_000)
+  const after = await ask(5_000, 25_000)
+  t.ok(after - before < 20_000 * 50, `${Math.round((after - before) / 20_000)} bytes are left of each`)
 })

@@ -119,8 +119,8 @@ export interface StartRun<Provider extends FastifyTypeProvider> {
 export interface SseHub<Provider extends FastifyTypeProvider = FastifyTypeProviderDefault> {
   /**
    * The channel of this name: the same for everybody who asks, from the first time on. Later its options may be left out.
-   * It is this channel as long as somebody holds it or reads it, and as long as its history may be retained (one made
-   * before the app is ready: as long as the app); its history itself is the broker's.
+   * It is this channel as long as somebody holds it or reads it, and as long as what was published to it here may be
+   * retained (one made before the app is ready: as long as the app); its history itself is the broker's.
    * @throws FST_SSE_INVALID_OPTION, also where it is there already with other options; FST_SSE_INVALID_SCHEMA
    */
   channel<Schemas extends EventSchemas | undefined = undefined>(

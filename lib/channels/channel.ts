@@ -24,9 +24,10 @@ export class Channel extends Subscribable implements Subject, Readable {
   readonly options: ResolvedChannelOptions
   readonly types: ReadonlySet<string> | undefined
   readonly unknown: () => Error | undefined
+  onPublish: () => void = noop
   readonly #parts: HubParts
   readonly #payloads: Payloads | undefined
-  #usedAt = performance.now()
+  #publishedAt = -Infinity
   #closed = false
   /** While somebody reads here. */
   #replica: Replica | undefined
@@ -50,8 +51,10 @@ export class Channel extends Subscribable implements Subject, Readable {
    * @throws {InvalidEvent | ChannelClosed} and what the broker rejects with
    */
   async publish (event: unknown): Promise<string> {
-    this.use()
-    return this.#parts.broker.append(this.name, toMessage(event, this.#payloads), this.options.history)
+    const message = toMessage(event, this.#payloads)
+    this.#publishedAt = performance.now()
+    this.onPublish()
+    return this.#parts.broker.append(this.name, message, this.options.history)
   }
 
   subscribe (options: SubscribeOptions = {}): Subscription {
@@ -59,15 +62,10 @@ export class Channel extends Subscribable implements Subject, Readable {
     return new Subscription(this, options)
   }
 
-  /** It was published to, asked for, or begun to be read. */
-  use (): void {
-    this.#usedAt = performance.now()
-  }
-
   /** Whether something that was published here may still be retained, as far as is known without asking the broker. */
-  get isUsed (): boolean {
+  get mayRetain (): boolean {
     const { age } = this.options.history
-    return !this.#closed && (age === false || performance.now() - this.#usedAt < age)
+    return !this.#closed && (age === false || performance.now() - this.#publishedAt < age)
   }
 
   async close (forgetAfter: number | false = this.options.history.age): Promise<void> {
@@ -108,7 +106,6 @@ export class Channel extends Subscribable implements Subject, Readable {
   }
 
   read (options: ReadOptions): Cursor {
-    this.use()
     return new Cursor(this, options)
   }
 

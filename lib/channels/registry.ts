@@ -1,8 +1,8 @@
 /**
  * The channels of a hub by name. Whoever asks for a name that is in use gets the same channel. A channel is in use as long
- * as somebody holds it or reads it, and for as long as what was published last is retained; then it is let go of, as an
- * application may have one for each of its jobs. Those of start-up are kept for good: they are often set up in one place,
- * and asked for by name in others.
+ * as somebody holds it or reads it, and for as long as what was published to it here is retained; then it is let go of, as
+ * an application may have one for each of its jobs, and a client may ask for any name. Those of start-up are kept for
+ * good: they are often set up in one place, and asked for by name in others.
  */
 import { isDeepStrictEqual } from 'node:util'
 import { InvalidOption } from '../errors.ts'
@@ -25,21 +25,17 @@ export class Registry {
 
   /** The channel of this name, if it is in use. */
   get (name: string): Channel | undefined {
-    const channel = this.#channels.get(name)
-    if (channel !== undefined) this.#keep(channel)
-    return channel
+    return this.#channels.get(name)
   }
 
   add (channel: Channel): Channel {
     this.#channels.set(channel.name, channel)
     if (this.keeping) this.#startUp.add(channel)
-    this.#keep(channel)
+    else channel.onPublish = () => this.#keep(channel)
     return channel
   }
 
   #keep (channel: Channel): void {
-    channel.use()
-    if (this.#startUp.has(channel)) return
     this.#kept.add(channel)
     this.#sweepLater()
   }
@@ -50,7 +46,7 @@ export class Registry {
 
   #sweep (): void {
     this.#sweeper = undefined
-    for (const channel of this.#kept) if (!channel.isUsed) this.#kept.delete(channel)
+    for (const channel of this.#kept) if (!channel.mayRetain) this.#kept.delete(channel)
     if (this.#kept.size > 0) this.#sweepLater()
   }
 }

@@ -3,10 +3,10 @@ import { isDeepStrictEqual } from 'node:util'
 import { InvalidOption, ShuttingDown, UnknownRun } from '../errors.ts'
 import { wireType } from '../event.ts'
 import { letGo } from '../source.ts'
+import { WeakValues } from '../weak-values.ts'
 import { Channel, type HubParts } from './channel.ts'
 import type { Compiled } from './compiled.ts'
 import { checkName, resolveRunOptions, type ResolvedChannelOptions, type RunOptions } from './options.ts'
-import { Registry } from './registry.ts'
 import { AttachedRun, Run, stopElsewhere } from './run.ts'
 
 /** The names of the channels that runs are recorded as. */
@@ -19,8 +19,8 @@ export class Runs {
   readonly #parts: HubParts
   readonly #compiled: Compiled
   readonly #runs = new Map<string, { run: Run, channel: Channel }>()
-  /** Of runs that are read here: of a run that is recorded elsewhere, too. */
-  readonly #attached = new Registry()
+  /** Of runs that are recorded elsewhere, or nowhere: anybody may ask for any key, so only their readers keep them. */
+  readonly #attached = new WeakValues<Channel>()
   #closed = false
 
   constructor (parts: HubParts, compiled: Compiled) {
@@ -48,8 +48,11 @@ export class Runs {
     checkName(key, 'the key of a run')
     const { channel: { events, ...rest }, forgetAfter } = resolveRunOptions(options, key)
     const known = this.#runs.get(key)
-    const channel = known?.channel ?? this.#attached.get(RUN_PREFIX + key) ??
-      this.#attached.add(this.#create(key, { events: undefined, ...rest }, () => new UnknownRun(key)))
+    let channel = known?.channel ?? this.#attached.get(key)
+    if (channel === undefined) {
+      channel = this.#create(key, { events: undefined, ...rest }, () => new UnknownRun(key))
+      this.#attached.set(key, channel)
+    }
     // It was checked when it was recorded: here the schemas only say what can come.
     const types = events === undefined ? channel.types : new Set(Object.keys(events).map(wireType))
     return new AttachedRun(key, channel, types, known?.run.stop ?? (() => stopElsewhere(channel, forgetAfter)))
