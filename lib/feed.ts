@@ -7,8 +7,10 @@ import { encodeEvent, encodeLastEvent } from './encoder.ts'
 import { finishedFrame } from './finite.ts'
 import { logError } from './log.ts'
 import type { Payloads } from './payload.ts'
-import { disown, isThenable } from './source.ts'
+import { atOnce } from './source.ts'
 import type { EndReason } from './stats.ts'
+
+const PROMISE = 'onError must return its event itself: a promise comes too late, as the stream ends now'
 
 export class Feed {
   readonly #connection: Connection
@@ -59,18 +61,12 @@ export class Feed {
     }
     const { options, request } = this.#connection
     try {
-      const last: unknown = options.onError?.(error, request)
+      const last: unknown = atOnce(options.onError?.(error, request), PROMISE)
       if (last === undefined) return ''
-      if (isThenable(last)) throw refusedPromise(last)
       return encodeLastEvent(last, this.#payloads)
     } catch (err) {
       logError(request.log, 'error', err, 'onError has given no last event')
       return ''
     }
   }
-}
-
-function refusedPromise (promise: PromiseLike<unknown>): TypeError {
-  disown(promise)
-  return new TypeError('onError must return its event itself: a promise comes too late, as the stream ends now')
 }

@@ -184,4 +184,14 @@ export function disown (promise: PromiseLike<unknown>): void {
   promise.then(ignore, ignore)
 }
 
+/**
+ * What a function of the application has answered, where the answer is needed at once.
+ * @throws {TypeError} with the message where it is a promise
+ */
+export function atOnce<Answer> (answer: Answer, message: string): Answer {
+  if (!isThenable(answer)) return answer
+  disown(answer)
+  throw new TypeError(message)
+}
+
 function ignore () {}

@@ -1,5 +1,5 @@
 /** What a reader wants of what there is. */
-import { disown, isThenable } from '../source.ts'
+import { atOnce } from '../source.ts'
 import type { FramedEvent } from './framed-event.ts'
 import type { ReceivedEvent } from './message.ts'
 
@@ -12,8 +12,5 @@ export function passes (filter: Filter | undefined, event: FramedEvent): boolean
 
 /** What a function of the application says of an event, at once. */
 export function answerOf (ask: Filter, event: FramedEvent, name: string): unknown {
-  const answer = ask(event.seen)
-  if (!isThenable(answer)) return answer
-  disown(answer)
-  throw new TypeError(`${name} must answer at once: it has given a promise`)
+  return atOnce(ask(event.seen), `${name} must answer at once: it has given a promise`)
 }

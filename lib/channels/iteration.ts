@@ -79,8 +79,12 @@ export class Iteration implements AsyncIterableIterator<ReceivedEvent> {
   }
 
   #begin (): void {
-    this.#done = this.#all.ended
-    if (!this.#done) this.#forgetSignal = onAbort(this.#signal, () => this.end())
+    if (this.#all.ended) {
+      this.#done = true
+      return
+    }
+    this.#forgetSignal = onAbort(this.#signal, () => this.end())
+    // It has aborted already.
     if (this.#done) return
     this.#all.add(this)
     this.#reading = this.#open()

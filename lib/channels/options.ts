@@ -118,7 +118,7 @@ const SUBSCRIBE_CHECKS: Record<string, Check> = {
 /** @throws {InvalidOption} */
 export function checkChannelOptions (options: ChannelOptions, name: string): void {
   checkOptions(options, CHANNEL_CHECKS, `channel '${name}'`)
-  if (options.history !== undefined) checkOptions(options.history, HISTORY_CHECKS, `the history of channel '${name}'`)
+  checkHistory(options.history, `channel '${name}'`)
 }
 
 /** @throws {InvalidOption} */
@@ -136,7 +136,7 @@ export function resolveChannelOptions (options: ChannelOptions, name: string): R
 export function resolveRunOptions (options: RunOptions, key: string): ResolvedRunOptions {
   const where = `run '${key}'`
   checkOptions(options, RUN_CHECKS, where)
-  if (options.history !== undefined) checkOptions(options.history, HISTORY_CHECKS, `the history of ${where}`)
+  checkHistory(options.history, where)
   const { events, history, forgetAfter = 300_000, onEnd, onInvalidEvent = 'fail' } = options
   return {
     channel: {
@@ -173,6 +173,10 @@ function resolveEvents (events: ChannelOptions['events'], where: string): Events
     throw new InvalidOption(`${where} cannot have an event type '${GAP}': by it a channel tells its readers of a gap`)
   }
   return events as Events | undefined
+}
+
+function checkHistory (history: Partial<History> = {}, where: string): void {
+  checkOptions(history, HISTORY_CHECKS, `the history of ${where}`)
 }
 
 function resolveHistory (history: Partial<History> = {}, defaults: History): History {

@@ -4,7 +4,7 @@
  */
 import { BEGINNING } from '../entry-id.ts'
 import { InvalidEvent } from '../errors.ts'
-import { disown, isThenable, letGo, openSource, type Source } from '../source.ts'
+import { atOnce, isThenable, letGo, openSource, type Source } from '../source.ts'
 import { EVENTS_PER_TURN, nextTurn } from '../turns.ts'
 import type { Channel, HubParts } from './channel.ts'
 import { checkSubscribeOptions, type ResolvedRunOptions, type RunEnd } from './options.ts'
@@ -140,7 +140,7 @@ export class Run extends AttachedRun {
 
   async #close (end: RunEnd): Promise<RunEnd> {
     try {
-      const last = this.#lastEvent(end)
+      const last = atOnce(this.#options.onEnd?.(end), 'onEnd must return its event itself, not a promise')
       if (last !== undefined) await this.#channel.publish(last)
     } catch (error) {
       if (!isClosed(error)) this.#parts.onError(error, `run '${this.key}' could not record its last event`)
@@ -151,13 +151,6 @@ export class Run extends AttachedRun {
       this.#parts.onError(error, `run '${this.key}' could not be closed`)
     }
     return end
-  }
-
-  #lastEvent (end: RunEnd): unknown {
-    const last = this.#options.onEnd?.(end)
-    if (!isThenable(last)) return last
-    disown(last)
-    throw new TypeError('onEnd must return its event itself, not a promise')
   }
 }
 
