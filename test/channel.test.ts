@@ -1,27 +1,14 @@
 /** Channels: what publish promises, how a channel ends, which options it takes, and what many of them leave behind. */
 import { Type } from '@sinclair/typebox'
 import type { Clock } from '@sinonjs/fake-timers'
-import { setFlagsFromString } from 'node:v8'
-import { runInNewContext } from 'node:vm'
 import t from 'tap'
 import { createHub, memoryBroker, type SseHub } from '../index.ts'
 import { Compiled } from '../lib/channels/compiled.ts'
 import type { Events } from '../lib/channels/options.ts'
-import { connect, createApp, dataOf, fetchBody, listen, ownClock, readAll, readOn, turns, until } from './helpers.ts'
+import { collect, connect, createApp, dataOf, fetchBody, listen, ownClock, readAll, readOn, turns, until } from './helpers.ts'
 
 const FINISHED = 'fastify-typed-sse:finished'
 const END = `id: ${FINISHED}\n\n`
-
-setFlagsFromString('--expose-gc')
-const gc = runInNewContext('gc') as () => void
-
-/** Collects what can be collected, and lets the finalizers run. */
-async function collect (): Promise<void> {
-  for (let round = 0; round < 4; round++) {
-    gc()
-    await turns(5)
-  }
-}
 
 t.test('publish returns the ID that every reader sees, and readers see events in the order of the publishes', async (t) => {
   const app = await createApp(t)

@@ -1,14 +1,9 @@
 /** One event for many readers: what it costs, who gets it, and what one reader can do to the others. */
 import { Type } from '@sinclair/typebox'
 import http from 'node:http'
-import { setFlagsFromString } from 'node:v8'
-import { runInNewContext } from 'node:vm'
 import t, { type Test } from 'tap'
 import type { SseChannel } from '../index.ts'
-import { connect, createApp, listen, turns, until, type RawClient } from './helpers.ts'
-
-setFlagsFromString('--expose-gc')
-const gc = runInNewContext('gc') as () => void
+import { type RawClient, connect, createApp, gc, listen, turns, until } from './helpers.ts'
 
 const MEGABYTE = 1_048_576
 

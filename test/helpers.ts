@@ -3,6 +3,8 @@ import FakeTimers, { type Clock } from '@sinonjs/fake-timers'
 import fastify, { type FastifyInstance, type FastifyServerOptions } from 'fastify'
 import { once } from 'node:events'
 import net, { type AddressInfo, type Socket } from 'node:net'
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
 import type { Test } from 'tap'
 import sse, { type SseOptions } from '../index.ts'
 
@@ -183,4 +185,17 @@ export async function readAll<Event> (source: AsyncIterable<Event>): Promise<Eve
 
 export function dataOf (events: readonly { data?: unknown }[]): unknown[] {
   return events.map(({ data }) => data)
+}
+
+setFlagsFromString('--expose-gc')
+
+/** Collects garbage, once. */
+export const gc = runInNewContext('gc') as () => void
+
+/** Collects garbage, until what finalizers let go of is gone too. */
+export async function collect (): Promise<void> {
+  for (let round = 0; round < 4; round++) {
+    gc()
+    await turns(5)
+  }
 }

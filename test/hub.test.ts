@@ -1,12 +1,7 @@
 /** Channels without Fastify: `createHub`, `for await`, and what a hub makes of a broker that is far away or fails. */
-import { setFlagsFromString } from 'node:v8'
-import { runInNewContext } from 'node:vm'
 import t, { type Test } from 'tap'
 import { createHub, memoryBroker, type Broker, type Listener, type Listening, type SubscribeOptions } from '../index.ts'
-import { connect, createApp, dataOf, deferred, idleSource, listen, readOn, turns, until } from './helpers.ts'
-
-setFlagsFromString('--expose-gc')
-const gc = runInNewContext('gc') as () => void
+import { connect, createApp, dataOf, deferred, gc, idleSource, listen, readOn, turns, until } from './helpers.ts'
 
 const noPage = { entries: [], complete: true }
 

@@ -2,15 +2,10 @@
 import type { FastifyInstance, FastifyServerOptions } from 'fastify'
 import type { EventEmitter } from 'node:events'
 import http2 from 'node:http2'
-import { setFlagsFromString } from 'node:v8'
-import { runInNewContext } from 'node:vm'
 import t, { type Test } from 'tap'
-import { connect, createApp, listen, ownClock, turns, until } from './helpers.ts'
+import { connect, createApp, gc, listen, ownClock, turns, until } from './helpers.ts'
 
 const ROUNDS = 300
-
-setFlagsFromString('--expose-gc')
-const gc = runInNewContext('gc') as () => void
 
 /** Numbers that look random and are the same in every run. */
 function createRandom (seed: number): () => number {

@@ -2,12 +2,10 @@
 import { Type } from '@sinclair/typebox'
 import type { FastifyInstance } from 'fastify'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { setFlagsFromString } from 'node:v8'
-import { runInNewContext } from 'node:vm'
 import t, { type Test } from 'tap'
 import { createHub, memoryBroker, type RunEnd } from '../index.ts'
 import {
-  connect, createApp, dataOf, deferred, fetchBody, idleSource, listen, ownClock, readAll, readOn, turns, until
+  collect, connect, createApp, dataOf, deferred, fetchBody, idleSource, listen, ownClock, readAll, readOn, turns, until
 } from './helpers.ts'
 
 const FINISHED = 'fastify-typed-sse:finished'
@@ -602,16 +600,11 @@ t.test('keys and options that are wrong are refused', async (t) => {
 })
 
 t.test('keys that nobody has started leave nothing, however many are asked for', async (t) => {
-  setFlagsFromString('--expose-gc')
-  const gc = runInNewContext('gc') as () => void
   const hub = createHub()
   t.after(() => hub.close())
   const ask = async (from: number, to: number) => {
     for (let key = from; key < to; key++) await readAll(hub.run.attach(`key ${key}`).subscribe()).catch(() => {})
-    for (let round = 0; round < 4; round++) {
-      gc()
-      await turns(5)
-    }
+    await collect()
     return process.memoryUsage().heapUsed
   }
   const before = await ask(0, 5_000)

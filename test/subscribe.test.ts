@@ -1,19 +1,14 @@
 /** Subscriptions: a filter, several channels as one stream whose IDs resume all of them, and a signal that ends it. */
 import { createHash } from 'node:crypto'
-import { setFlagsFromString } from 'node:v8'
-import { runInNewContext } from 'node:vm'
 import t, { type Test } from 'tap'
 import { createHub, memoryBroker } from '../index.ts'
 import type { Broker, ChannelOptions, ReceivedEvent, SseChannel, SseOptions, SubscribeOptions } from '../index.ts'
 import { compareEntryIds } from '../lib/entry-id.ts'
-import { type RawClient, connect, createApp, given, listen, ownClock, turns, until } from './helpers.ts'
+import { type RawClient, connect, createApp, gc, given, listen, ownClock, turns, until } from './helpers.ts'
 
 interface Line { level: number, sse?: object, err?: { message: string } }
 
 const ERROR = 50
-
-setFlagsFromString('--expose-gc')
-const gc = runInNewContext('gc') as () => void
 
 type Any = SseChannel<any>
 
