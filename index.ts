@@ -100,7 +100,7 @@ const exported = Object.assign(fastifySse, { default: fastifySse, fastifySse, cr
 
 export default exported
 export { exported as fastifySse, exported as 'module.exports', memoryBroker }
-export type { Broker, Entry, History, Listener, Listening, Message, Most, Page } from './lib/broker.ts'
+export type { Broker, Entry, History, Hold, Listener, Listening, Message, Most, Page } from './lib/broker.ts'
 export type { HubOptions } from './lib/channels/hub.ts'
 export type { ReceivedEvent } from './lib/channels/message.ts'
 export type { ChannelOptions, RunEnd, RunOptions } from './lib/channels/options.ts'

@@ -2,9 +2,9 @@
  * The contract between channels and the engine that keeps them. What is written here is the law; `brokerLaws` of
  * `fastify-typed-sse/testing` are its paragraphs as tests.
  *
- * **Channels.** A broker keeps any number of channels, each by its name, which is any string. A channel is a log: entries
- * in one order, which is the same for every reader. It comes to be by its first use, and may be dropped without a trace
- * once it holds no entry, nobody listens to it, and it is neither open nor closed.
+ * **Channels.** A broker keeps any number of channels, each by its name, which is any well-formed string. A channel is a
+ * log: entries in one order, which is the same for every reader. It comes to be by its first use, and may be dropped without
+ * a trace once it holds no entry, nobody listens to it, and it is neither held nor closed.
  *
  * **IDs and positions.** The broker gives each entry its ID, `<ms>-<seq>`: milliseconds since 1970 and a number, each at
  * most 2^64 - 1. Within a channel IDs grow strictly in the order of the entries, whatever the clock does; entries that are
@@ -29,11 +29,16 @@
  * has settled. A listener must not throw; if it appends, that entry comes after those that are still being given. An
  * engine that has lost its way to the entries for a time, and cannot be sure to have given all of them, says `lost` with
  * the position from which it goes on, once everything up to there can be read back. If the channel was closed
- * meanwhile, it says so too.
+ * meanwhile, it says so too. One that is ended, and will give nothing more, says `failed`.
  *
  * **Closing.** After `close` a channel takes no more entries, its history is no longer trimmed by age, and when
  * `forgetAfter` has passed the channel is forgotten as a whole. Each listener is told `closed` after the last entry, or
  * learns it when it begins to listen. To close twice does nothing.
+ *
+ * **Holding.** `open` holds a channel for an owner: it is kept, though it may be empty, until it is closed or the lease has
+ * run out. The owner renews the lease by opening the channel again; nobody else can hold it meanwhile. Where a lease has
+ * run out, the owner is taken to be dead: the engine appends its `will`, if it has one, and closes the channel. While
+ * anybody listens this happens within two leases after the last renewal, never within the first.
  *
  * **Errors.** Each method returns a promise, never throws, and settles in a time that the broker bounds. A rejected `append`
  * says that the entry may not have been stored. After `close`, `append` rejects with an error whose `code` is
@@ -93,6 +98,8 @@ export interface Listener {
   entry (entry: Entry): void
   /** No more entries will come. */
   closed (): void
+  /** The broker was ended: nothing more is told, though there may be more. */
+  failed (error: unknown): void
   /** Entries may have been missed: what comes next is after this position; what was before must be read back. */
   lost (position: string): void
 }
@@ -102,18 +109,27 @@ export interface Listening {
   position: string
   /** Whether the channel was closed already: nothing will be given. */
   closed: boolean
-  /** Whether anybody has opened, closed or published to the channel, as far as the broker remembers. */
+  /** Whether anybody has held, closed or published to the channel, as far as the broker remembers. */
   known: boolean
   /** Nothing is given any more. */
   stop (): void
 }
 
+/** How a channel is held. */
+export interface Hold {
+  /** Whoever gives this text is the owner, however often it opens the channel, and by whichever broker object. */
+  owner: string
+  /** Milliseconds; at least 1. */
+  lease: number
+  /** The last entry of a channel whose owner has not renewed its lease. */
+  will: Message | undefined
+  /** As of `close`, where the lease has run out. */
+  forgetAfter: number
+}
+
 export interface Broker {
-  /**
-   * Makes a channel known, so that it is kept until it is closed, though it may be empty.
-   * @returns true for the one caller who has made it known; false where it was known
-   */
-  open (channel: string): Promise<boolean>
+  /** @returns whether the channel is held by this owner now: false where it is closed, or another one has not let it go */
+  open (channel: string, hold: Hold): Promise<boolean>
   /** @returns the ID of the entry, once it is stored */
   append (channel: string, message: Message, history: History): Promise<string>
   /** @param forgetAfter milliseconds after which a closed channel is forgotten; `false`: never */

@@ -45,6 +45,16 @@ export const Lagged: SseError = createError(
 /** Nobody has started a run of this key, or it was forgotten after its end. */
 export const UnknownRun: SseError = createError('FST_SSE_UNKNOWN_RUN', "There is no run '%s'", 404)
 
+/** A run's process was held up for longer than its lease, and others have ended the run meanwhile. */
+export const RunLost: SseError = createError(
+  'FST_SSE_RUN_LOST', "Run '%s' was ended by others, as this process has not renewed its lease of %d ms in time", 500)
+
+/** The engine of a broker is out of reach, or refuses. Nothing was stored. Answered with 503, or softly to an EventSource. */
+export const BrokerUnavailable: SseError = createError('FST_SSE_BROKER_UNAVAILABLE', 'The broker cannot do this now: %s', 503)
+
+/** The connection to the engine broke before it had answered. What was to be stored may be, or not. */
+export const OutcomeUnknown: SseError = createError('FST_SSE_OUTCOME_UNKNOWN', 'The broker has not answered: %s', 503)
+
 /** The ID of a stream of so many channels could not be sent back by its client. */
 export const TooManyChannels: SseError = createError(
   'FST_SSE_TOO_MANY_CHANNELS', 'A stream takes %d channels at the most, as its ID has to fit into 1,024 bytes; got %d', 500)
@@ -62,4 +72,7 @@ export type SseErrorCode =
   | 'FST_SSE_CHANNEL_CLOSED'
   | 'FST_SSE_LAGGED'
   | 'FST_SSE_UNKNOWN_RUN'
+  | 'FST_SSE_RUN_LOST'
+  | 'FST_SSE_BROKER_UNAVAILABLE'
+  | 'FST_SSE_OUTCOME_UNKNOWN'
   | 'FST_SSE_TOO_MANY_CHANNELS'

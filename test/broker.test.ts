@@ -122,11 +122,37 @@ const CRIMES: [crime: string, law: string, breaking: (broker: Broker) => Partial
     }
   })],
   ['never forgets', 'a closed channel is forgotten as a whole', (broker) => ({ close: (channel) => broker.close(channel, false) })],
-  ['lets everybody be the first', 'one of all who open a channel', (broker) => ({
-    open: async (channel) => {
-      await broker.open(channel)
+  ['lets everybody hold it', 'of all who open a channel one holds it', (broker) => ({
+    open: async (channel, hold) => {
+      await broker.open(channel, hold)
       return true
     }
+  })],
+  ['lets nobody hold what has entries', 'a channel that has entries', (broker) => {
+    const used = new Set<string>()
+    return {
+      append: (channel, ...args) => {
+        used.add(channel)
+        return broker.append(channel, ...args)
+      },
+      open: async (channel, hold) => !used.has(channel) && broker.open(channel, hold)
+    }
+  }],
+  ['does not renew a lease', 'an owner who renews in time', (broker) => {
+    const held = new Set<string>()
+    return {
+      open: async (channel, hold) => {
+        if (held.has(channel)) return true
+        held.add(channel)
+        return broker.open(channel, hold)
+      }
+    }
+  }],
+  ['forgets the will', 'where a lease has run out', (broker) => ({
+    open: (channel, hold) => broker.open(channel, { ...hold, will: undefined })
+  })],
+  ['lets a lease run on for ever', 'whose lease has run out before', (broker) => ({
+    open: (channel, hold) => broker.open(channel, { ...hold, lease: 60_000 })
   })],
   ['reads without what it has just accepted', 'a read sees whatever', (broker) => {
     const fresh = new Set<string>()
@@ -181,6 +207,7 @@ function telling (listener: Listener): Listener {
   return {
     entry: (entry) => listener.entry(entry),
     closed: () => listener.closed(),
+    failed: (error) => listener.failed(error),
     lost: (position) => listener.lost(position)
   }
 }
@@ -188,7 +215,7 @@ function telling (listener: Listener): Listener {
 function twice (breaking: (broker: Broker) => Partial<Broker>): Brokers {
   const broker = memoryBroker()
   const whole: Broker = {
-    open: (channel) => broker.open(channel),
+    open: (channel, hold) => broker.open(channel, hold),
     append: (channel, message, history) => broker.append(channel, message, history),
     close: (channel, forgetAfter) => broker.close(channel, forgetAfter),
     read: (channel, after, most) => broker.read(channel, after, most),

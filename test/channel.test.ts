@@ -398,7 +398,7 @@ t.test('100,000 channels of jobs, each opened, published to, read, closed and dr
   t.equal(seen, 10_000)
   const perChannel = (after - before) / 80_000
   t.ok(perChannel < 30, `${perChannel.toFixed(1)} bytes for each channel that is gone`)
-  const listener = { entry () {}, closed () {}, lost () {} }
+  const listener = { entry () {}, closed () {}, failed () {}, lost () {} }
   for (const n of [0, 1, 50_000, 99_999]) {
     const listening = await broker.listen(`job ${n}`, listener)
     t.equal(listening.known, false, `job ${n} is forgotten`)

@@ -3,7 +3,7 @@
  * take effect some turns later and settle some turns after that, entries are under way when they can be read back already,
  * pages are short, and now and then a listener misses entries and is told `lost`.
  */
-import { memoryBroker, type Broker, type Entry, type History, type Listener, type Listening, type Message, type Page } from '../index.ts'
+import { memoryBroker, type Broker, type Entry, type History, type Hold, type Listener, type Listening, type Message, type Page } from '../index.ts'
 import { turns } from './helpers.ts'
 
 export type Random = () => number
@@ -67,8 +67,8 @@ export class FarBroker implements Broker {
     return this.#ids.get(channel) ?? []
   }
 
-  open (channel: string): Promise<boolean> {
-    return this.#ask('open', channel, () => this.#inner.open(channel))
+  open (channel: string, hold: Hold): Promise<boolean> {
+    return this.#ask('open', channel, () => this.#inner.open(channel, hold))
   }
 
   append (channel: string, message: Message, history: History): Promise<string> {
@@ -188,6 +188,11 @@ class Way implements Listener {
   closed (): void {
     if (this.#away !== undefined) this.comeBack()
     this.#send({ is: 'closed' })
+  }
+
+  /** @throws always: nobody ends the memory broker */
+  failed (): never {
+    throw new Error('the memory broker has failed')
   }
 
   /** @throws always: the memory broker does not lose its way */

@@ -411,7 +411,7 @@ t.test('a run whose broker fails has failed, and its source is let go of', async
   t.same(await hub.run('open', () => { called++; return [] }).ended, { state: 'failed', error })
   t.equal(called, 0)
   broker.failing = { close: error }
-  t.same(await hub.run('close', []).ended, { state: 'done' })
+  t.same(await hub.run('close', [], { lease: 100 }).ended, { state: 'done' })
   t.equal(errors.length, 3)
 })
 
@@ -442,6 +442,7 @@ class LossyBroker extends CountingBroker {
       return {
         entry: (entry) => { if (!this.away) listener.entry(entry) },
         closed: () => listener.closed(),
+        failed: (error) => listener.failed(error),
         lost: (position) => listener.lost(position)
       }
     }

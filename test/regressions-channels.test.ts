@@ -380,7 +380,7 @@ t.test('a run that was stopped elsewhere has stopped, though its broker refuses 
     close: (...args) => inner.close(...args),
     read: (...args) => inner.read(...args),
     listen: (channel: string, listener: Listener) => inner.listen(channel, {
-      entry: (entry) => listener.entry(entry), closed () {}, lost () {}
+      entry: (entry) => listener.entry(entry), closed () {}, failed () {}, lost () {}
     })
   }
   const errors: unknown[] = []

@@ -47,7 +47,7 @@ async function publish (channel: Any, ...data: unknown[]): Promise<string[]> {
 
 /** The position of a channel before its first event; listened to, as the channel could begin elsewhere otherwise. */
 async function origin (broker: Broker, channel: string): Promise<string> {
-  const { position } = await broker.listen(channel, { entry () {}, closed () {}, lost () {} })
+  const { position } = await broker.listen(channel, { entry () {}, closed () {}, failed () {}, lost () {} })
   return position
 }
 

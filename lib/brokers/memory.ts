@@ -1,5 +1,5 @@
 /** The broker that an application has by itself: the channels of one process, in its memory. */
-import type { Broker, Entry, History, Listener, Message, Most, Page } from '../broker.ts'
+import type { Broker, Entry, History, Hold, Listener, Message, Most, Page } from '../broker.ts'
 import { sizeOf } from '../broker.ts'
 import { EntryLog } from '../entry-log.ts'
 import { BEGINNING, compareEntryIds } from '../entry-id.ts'
@@ -56,7 +56,9 @@ interface Stream {
   log: EntryLog<Entry>
   history: History | undefined
   listeners: Set<Recipient>
-  opened: boolean
+  /** Who holds it. */
+  owner: string | undefined
+  lapse: NodeJS.Timeout | undefined
   closed: boolean
   /** When a closed stream is forgotten, in ms of performance.now(). */
   forgetAt: number
@@ -74,31 +76,28 @@ class MemoryBroker implements Broker {
   #telling = false
   #sweeper: NodeJS.Timeout | undefined
 
-  async open (channel: string): Promise<boolean> {
+  async open (channel: string, { owner, lease, will, forgetAfter }: Hold): Promise<boolean> {
     const stream = this.#streamOf(channel)
-    if (isKnown(stream)) return false
-    stream.opened = true
+    if (stream.closed || (stream.owner !== undefined && stream.owner !== owner)) return false
+    stream.owner = owner
+    clearTimeout(stream.lapse)
+    stream.lapse = setTimeout(() => {
+      if (will !== undefined) this.#append(stream, will)
+      this.#close(stream, forgetAfter)
+    }, lease).unref()
     return true
   }
 
   async append (channel: string, message: Message, history: History): Promise<string> {
     const stream = this.#streamOf(channel)
     if (stream.closed) throw new ChannelClosed(channel)
-    const entry: Entry = { id: this.#ids.next(), message }
     stream.history = history
-    stream.log.append(entry, sizeOf(message), performance.now())
-    trim(stream)
-    const index = stream.log.next - 1
-    this.#tell(stream, ({ listener, from }) => { if (from <= index) listener.entry(entry) })
-    return entry.id
+    return this.#append(stream, message)
   }
 
   async close (channel: string, forgetAfter: number | false): Promise<void> {
     const stream = this.#streamOf(channel)
-    if (stream.closed) return
-    stream.closed = true
-    stream.forgetAt = forgetAfter === false ? Infinity : performance.now() + forgetAfter
-    this.#tell(stream, ({ listener, from }) => { if (from < Infinity) listener.closed() })
+    if (!stream.closed) this.#close(stream, forgetAfter)
   }
 
   async read (channel: string, after: string | undefined, most: Most): Promise<Page> {
@@ -144,6 +143,22 @@ class MemoryBroker implements Broker {
     return this.#ids.knows(position) && compareEntryIds(position, floor) >= 0
   }
 
+  #append (stream: Stream, message: Message): string {
+    const entry: Entry = { id: this.#ids.next(), message }
+    stream.log.append(entry, sizeOf(message), performance.now())
+    trim(stream)
+    const index = stream.log.next - 1
+    this.#tell(stream, ({ listener, from }) => { if (from <= index) listener.entry(entry) })
+    return entry.id
+  }
+
+  #close (stream: Stream, forgetAfter: number | false): void {
+    clearTimeout(stream.lapse)
+    stream.closed = true
+    stream.forgetAt = forgetAfter === false ? Infinity : performance.now() + forgetAfter
+    this.#tell(stream, ({ listener, from }) => { if (from < Infinity) listener.closed() })
+  }
+
   #streamOf (channel: string): Stream {
     let stream = this.#streams.get(channel)
     if (stream !== undefined && isForgotten(stream, performance.now())) {
@@ -155,7 +170,8 @@ class MemoryBroker implements Broker {
         log: new EntryLog(this.#ids.last),
         history: undefined,
         listeners: new Set(),
-        opened: false,
+        owner: undefined,
+        lapse: undefined,
         closed: false,
         forgetAt: Infinity,
         floor: this.#floor
@@ -216,13 +232,13 @@ function trim (stream: Stream): void {
   if (stream.history !== undefined && !stream.closed) stream.log.trim(stream.log.excess(stream.history, performance.now()))
 }
 
-function isKnown ({ opened, closed, log }: Stream): boolean {
-  return opened || closed || log.next > 0
+function isKnown ({ owner, closed, log }: Stream): boolean {
+  return owner !== undefined || closed || log.next > 0
 }
 
-function isForgotten ({ log, listeners, opened, closed, forgetAt }: Stream, now: number): boolean {
+function isForgotten ({ log, listeners, owner, closed, forgetAt }: Stream, now: number): boolean {
   if (closed) return now >= forgetAt
-  return !opened && log.next === log.first && listeners.size === 0
+  return owner === undefined && log.next === log.first && listeners.size === 0
 }
 
 /**

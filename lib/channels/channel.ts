@@ -1,5 +1,5 @@
 /** A channel: published to by anybody who has it, read by any number, each from where it wants. */
-import type { Broker } from '../broker.ts'
+import type { Broker, Listener, Listening, Message } from '../broker.ts'
 import type { Payloads } from '../payload.ts'
 import { Cursor, type OnLag, type Readable, type ReadOptions } from './cursor.ts'
 import { answerOf } from './filter.ts'
@@ -18,6 +18,8 @@ export interface HubParts {
   /** Tells the application of an error of its own function that nobody waits for. */
   readonly onError: (error: unknown, message: string) => void
 }
+
+const IGNORE: Listener = { entry: noop, closed: noop, failed: noop, lost: noop }
 
 export class Channel extends Subscribable implements Subject, Readable {
   readonly name: string
@@ -51,10 +53,15 @@ export class Channel extends Subscribable implements Subject, Readable {
    * @throws {InvalidEvent | ChannelClosed} and what the broker rejects with
    */
   async publish (event: unknown): Promise<string> {
-    const message = toMessage(event, this.#payloads)
+    const message = this.toMessage(event)
     this.#publishedAt = performance.now()
     this.onPublish()
     return this.#parts.broker.append(this.name, message, this.options.history)
+  }
+
+  /** @throws {InvalidEvent} */
+  toMessage (event: unknown): Message {
+    return toMessage(event, this.#payloads)
   }
 
   subscribe (options: SubscribeOptions = {}): Subscription {
@@ -75,17 +82,22 @@ export class Channel extends Subscribable implements Subject, Readable {
 
   /** @throws (rejects) what is to be told of a channel that nobody has made known */
   async mustBeKnown (): Promise<void> {
-    const listening = await this.#parts.broker.listen(this.name, { entry: noop, closed: noop, lost: noop })
+    const listening = await this.listen({})
     listening.stop()
     const unknown = listening.known ? undefined : this.unknown()
     if (unknown !== undefined) throw unknown
   }
 
-  /** Calls back when the channel is closed, whoever closes it. */
-  async onceClosed (callback: () => void): Promise<{ stop (): void }> {
-    const listening = await this.#parts.broker.listen(this.name, { entry: noop, closed: callback, lost: noop })
-    if (listening.closed) callback()
+  /** Tells what a listener is told, `closed` also where the channel was closed before. */
+  async listen (listener: Partial<Listener>): Promise<Listening> {
+    const listening = await this.#parts.broker.listen(this.name, { ...IGNORE, ...listener })
+    if (listening.closed) listener.closed?.()
     return listening
+  }
+
+  /** Who reads it here is given this error after what is there. */
+  fail (error: unknown): void {
+    this.#replica?.fail(error)
   }
 
   [kSubscribe] (): Subscription {
@@ -102,7 +114,7 @@ export class Channel extends Subscribable implements Subject, Readable {
 
   openSnapshot (): Snapshot | undefined {
     const { snapshot } = this.options
-    return snapshot && new Snapshot(snapshot, (value) => new FramedEvent('', toMessage(value, this.#payloads)))
+    return snapshot && new Snapshot(snapshot, (value) => new FramedEvent('', this.toMessage(value)))
   }
 
   read (options: ReadOptions): Cursor {

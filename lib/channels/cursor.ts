@@ -196,7 +196,9 @@ export class Cursor implements Reading, Reader {
       return true
     }
     this.#live = true
-    if (!this.#replica.closed) return false
+    const { closed, failure } = this.#replica
+    if (failure !== undefined) throw failure.error
+    if (!closed) return false
     this.stop()
     this.#parts.push({ is: 'end' })
     return true

@@ -63,6 +63,13 @@ export interface RunOptions<Event = unknown> {
   /** Milliseconds after its end for which a run can still be read. Default 300_000; from 1 to 2_061_083_647. */
   forgetAfter?: number | undefined
   /**
+   * Milliseconds without a sign of life after which the process of a run is taken for dead, and the run is ended for its
+   * readers. Default 15_000; from 100 to 2_061_083_647. Longer than its event loop is ever held up.
+   */
+  lease?: number | undefined
+  /** The last event of a run whose process has died. Default: its readers learn nothing but the end. */
+  will?: Event | undefined
+  /**
    * Called when the run ends, with how it has; returns the last event to record. Without it readers learn nothing but the
    * end. Synchronous. Not called for a run that another hub records.
    */
@@ -71,9 +78,10 @@ export interface RunOptions<Event = unknown> {
   onInvalidEvent?: 'fail' | 'drop' | undefined
 }
 
-export interface ResolvedRunOptions extends Pick<RunOptions, 'onEnd'> {
+export interface ResolvedRunOptions extends Pick<RunOptions, 'onEnd' | 'will'> {
   channel: ResolvedChannelOptions
   forgetAfter: number
+  lease: number
   onInvalidEvent: 'fail' | 'drop'
 }
 
@@ -101,10 +109,17 @@ const CHANNEL_CHECKS: Record<keyof ChannelOptions, Check> = {
   key: isFunction
 }
 
+const milliseconds = (least: number): Check => (value) => {
+  return isInteger(value, least, LONGEST) ? undefined : `an integer of milliseconds from ${least} to ${LONGEST}`
+}
+
 const RUN_CHECKS: Record<keyof RunOptions, Check> = {
   events: isObject,
   history: isObject,
-  forgetAfter: (value) => isInteger(value, 1, LONGEST) ? undefined : `an integer of milliseconds from 1 to ${LONGEST}`,
+  forgetAfter: milliseconds(1),
+  lease: milliseconds(100),
+  // It is checked as an event.
+  will: () => undefined,
   onEnd: isFunction,
   onInvalidEvent: isInvalidEventPolicy
 }
@@ -137,7 +152,7 @@ export function resolveRunOptions (options: RunOptions, key: string): ResolvedRu
   const where = `run '${key}'`
   checkOptions(options, RUN_CHECKS, where)
   checkHistory(options.history, where)
-  const { events, history, forgetAfter = 300_000, onEnd, onInvalidEvent = 'fail' } = options
+  const { events, history, forgetAfter = 300_000, lease = 15_000, will, onEnd, onInvalidEvent = 'fail' } = options
   return {
     channel: {
       events: resolveEvents(events, where),
@@ -147,6 +162,8 @@ export function resolveRunOptions (options: RunOptions, key: string): ResolvedRu
       key: undefined
     },
     forgetAfter,
+    lease,
+    will,
     onEnd,
     onInvalidEvent
   }

@@ -36,6 +36,8 @@ export class Replica {
   known = false
   /** The channel is closed, and everything is in the log, or before it. */
   closed = false
+  /** Nothing more is given, and why. */
+  failure: { error: unknown } | undefined
   log!: EntryLog<FramedEvent>
   newest: Newest | undefined
 
@@ -115,6 +117,12 @@ export class Replica {
     return page
   }
 
+  fail (error: unknown): void {
+    this.failure = { error }
+    this.#onUseless()
+    if (this.#early === undefined) this.#tellLater()
+  }
+
   /** Lets go of what has grown too old. */
   trim (): void {
     if (this.closed) return
@@ -134,6 +142,7 @@ export class Replica {
         else this.#early.push(entry)
       },
       closed: () => this.#close(),
+      failed: (error) => this.fail(error),
       lost: (position) => this.#lose(position)
     })
     const { position } = listening

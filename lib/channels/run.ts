@@ -2,13 +2,22 @@
  * A run: a source that outlives any connection, recorded as a channel. It goes on whether or not anybody reads, and
  * whoever reads gets it from its start, or from where he was.
  */
+import { randomUUID } from 'node:crypto'
+import { setTimeout as wait } from 'node:timers/promises'
+import type { Hold } from '../broker.ts'
 import { BEGINNING } from '../entry-id.ts'
-import { InvalidEvent } from '../errors.ts'
+import { InvalidEvent, RunLost } from '../errors.ts'
 import { atOnce, isThenable, letGo, openSource, type Source } from '../source.ts'
 import { EVENTS_PER_TURN, nextTurn } from '../turns.ts'
 import type { Channel, HubParts } from './channel.ts'
 import { checkSubscribeOptions, type ResolvedRunOptions, type RunEnd } from './options.ts'
 import { kSubscribe, Subscription, Subscribable, type Subject, type SubscribeOptions } from './subscription.ts'
+
+/** A lease is renewed so many times while it lasts. */
+const RENEWALS = 3
+
+/** Milliseconds after which a run that could not be closed is tried again. */
+const AGAIN = 500
 
 /** A run as its readers see it. */
 export class AttachedRun extends Subscribable {
@@ -41,6 +50,8 @@ export class Run extends AttachedRun {
   readonly #channel: Channel
   readonly #options: ResolvedRunOptions
   readonly #parts: HubParts
+  readonly #hold: Hold
+  #renewal: NodeJS.Timeout | undefined
   #settle!: (end: RunEnd | Promise<RunEnd>) => void
   /** Set once it is known that this run is the one that records. */
   #source: Source | undefined
@@ -51,6 +62,7 @@ export class Run extends AttachedRun {
   #stopped = false
   #ending = false
 
+  /** @throws {InvalidEvent} its last will cannot be recorded */
   constructor (key: string, channel: Channel, source: unknown, options: ResolvedRunOptions, parts: HubParts) {
     super(key, channel, channel.types, async () => {
       const { state } = await this.release()
@@ -59,6 +71,9 @@ export class Run extends AttachedRun {
     this.#channel = channel
     this.#options = options
     this.#parts = parts
+    const { lease, forgetAfter } = options
+    const will = options.will === undefined ? undefined : channel.toMessage(options.will)
+    this.#hold = { owner: randomUUID(), lease, will, forgetAfter }
     this.ended = new Promise((resolve) => { this.#settle = resolve })
     this.#begin(source)
   }
@@ -74,10 +89,11 @@ export class Run extends AttachedRun {
   async #begin (source: unknown): Promise<void> {
     let first: boolean
     try {
-      first = await this.#parts.broker.open(this.#channel.name)
+      first = await this.#parts.broker.open(this.#channel.name, this.#hold)
     } catch (error) {
       letGo(source)
       this.#parts.onError(error, `run '${this.key}' could not be started`)
+      this.#channel.fail(error)
       return this.#settle({ state: 'failed', error })
     }
     this.isRecorder = first
@@ -92,13 +108,31 @@ export class Run extends AttachedRun {
       this.#source = openSource(source, undefined)
       // A source function may have stopped its own run.
       if (this.#stopped) return this.#finish({ state: 'stopped' })
-      this.#listening = await this.#channel.onceClosed(() => this.#finish({ state: 'stopped' }))
+      this.#renewLater()
+      this.#listening = await this.#channel.listen({
+        closed: () => this.#finish({ state: 'stopped' }),
+        // The engine may have forgotten by whom the channel is held.
+        lost: () => this.#renew()
+      })
       if (this.#ending) this.#listening.stop()
       await this.#record(this.#source)
     } catch (error) {
       if (isClosed(error)) this.#finish({ state: 'stopped' })
       else this.#fail(error)
     }
+  }
+
+  #renewLater (): void {
+    this.#renewal = setTimeout(() => this.#renew(), this.#hold.lease / RENEWALS).unref()
+  }
+
+  /** While the broker is out of reach this is tried again and again: it is the engine that knows whether the lease has run out. */
+  async #renew (): Promise<void> {
+    const held = await this.#parts.broker.open(this.#channel.name, this.#hold).catch(() => true)
+    if (this.#ending) return
+    clearTimeout(this.#renewal)
+    if (held) this.#renewLater()
+    else this.#fail(new RunLost(this.key, this.#hold.lease))
   }
 
   async #record (source: Source): Promise<void> {
@@ -133,6 +167,7 @@ export class Run extends AttachedRun {
   #finish (end: RunEnd): void {
     if (this.#ending) return
     this.#ending = true
+    clearTimeout(this.#renewal)
     this.#listening?.stop()
     this.#source?.stop(end.state === 'done')
     this.#settle(this.#close(end))
@@ -146,11 +181,23 @@ export class Run extends AttachedRun {
       if (!isClosed(error)) this.#parts.onError(error, `run '${this.key}' could not record its last event`)
     }
     try {
-      await this.#channel.close(this.#options.forgetAfter)
+      await this.#closeChannel()
     } catch (error) {
       this.#parts.onError(error, `run '${this.key}' could not be closed`)
     }
     return end
+  }
+
+  /** Tried until the lease has run out: then the engine closes it. */
+  async #closeChannel (): Promise<void> {
+    for (const deadline = performance.now() + this.#hold.lease; ;) {
+      try {
+        return await this.#channel.close(this.#options.forgetAfter)
+      } catch (error) {
+        if (performance.now() + AGAIN > deadline) throw error
+        await wait(AGAIN, undefined, { ref: false })
+      }
+    }
   }
 }
 

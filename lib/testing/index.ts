@@ -1,4 +1,5 @@
 /** `fastify-typed-sse/testing`: for those who test what they build on this package. */
+import { holdingLaws } from './laws-of-holding.ts'
 import { listeningLaws } from './laws-of-listening.ts'
 import { logLaws } from './laws-of-the-log.ts'
 import type { BrokerLaw } from './law.ts'
@@ -11,4 +12,4 @@ export type { BrokerLaw, Brokers } from './law.ts'
  *
  *     for (const { name, check } of brokerLaws) test(name, () => check({ one: myBroker(), other: myBroker() }))
  */
-export const brokerLaws: readonly BrokerLaw[] = [...logLaws, ...listeningLaws]
+export const brokerLaws: readonly BrokerLaw[] = [...logLaws, ...listeningLaws, ...holdingLaws]

@@ -1,7 +1,7 @@
 /** What the laws for brokers have in common. */
 import { deepStrictEqual, strictEqual } from 'node:assert/strict'
 import { randomUUID } from 'node:crypto'
-import type { Broker, Entry, History, Listener, Listening, Message } from '../broker.ts'
+import type { Broker, Entry, History, Hold, Listener, Listening, Message } from '../broker.ts'
 import { BEGINNING } from '../entry-id.ts'
 
 /** Two ways to one engine, as two processes would have them; of an engine within one process, the same broker twice. */
@@ -26,6 +26,11 @@ export function newName (): string {
 
 export function message (text: string): Message {
   return { event: '', raw: text }
+}
+
+/** Longer than any law takes, if no other lease is given. */
+export function hold (owner: string, lease = 60_000, will?: Message): Hold {
+  return { owner, lease, will, forgetAfter: 60_000 }
 }
 
 export async function append (broker: Broker, channel: string, texts: readonly string[], history = HISTORY): Promise<string[]> {
@@ -76,6 +81,10 @@ export class Notes implements Listener {
 
   closed (): void {
     this.timesClosed++
+  }
+
+  failed (error: unknown): void {
+    this.faults.push(`an engine that nothing has happened to has failed: ${String(error)}`)
   }
 
   lost (position: string): void {

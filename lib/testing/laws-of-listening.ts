@@ -1,7 +1,7 @@
 /** What a broker gives to those who listen, and where that begins. */
 import { deepStrictEqual, ok, strictEqual } from 'node:assert/strict'
 import { BEGINNING, compareEntryIds } from '../entry-id.ts'
-import { append, eventually, HISTORY, message, newName, Notes, numbers, readAll, textsOf, type BrokerLaw } from './law.ts'
+import { append, eventually, HISTORY, hold, message, newName, Notes, numbers, readAll, textsOf, type BrokerLaw } from './law.ts'
 
 export const listeningLaws: BrokerLaw[] = [
   {
@@ -72,6 +72,7 @@ export const listeningLaws: BrokerLaw[] = [
       const listening = await one.listen(channel, {
         entry ({ id }) { reads.push(readUpTo(id)) },
         closed () {},
+        failed () {},
         lost () {}
       })
       for (const text of numbers(1, 20)) {
@@ -114,6 +115,7 @@ export const listeningLaws: BrokerLaw[] = [
           if (raw!.length < 3) answered.push(one.append(channel, message(`${raw}!`), HISTORY))
         },
         closed () {},
+        failed () {},
         lost () {}
       })
       const notes = await Notes.take(one, channel)
@@ -162,7 +164,7 @@ export const listeningLaws: BrokerLaw[] = [
     name: 'a channel is known once somebody has opened it, closed it or appended to it, not by being read',
     async check ({ one, other }) {
       const uses: Record<string, (channel: string) => Promise<unknown>> = {
-        open: (channel) => one.open(channel),
+        open: (channel) => one.open(channel, hold('owner')),
         close: (channel) => one.close(channel, 60_000),
         append: (channel) => append(one, channel, ['a'])
       }

@@ -2,7 +2,7 @@
 import { deepStrictEqual, match, notStrictEqual, ok, rejects, strictEqual } from 'node:assert/strict'
 import type { Message } from '../broker.ts'
 import { BEGINNING, compareEntryIds, isEntryId } from '../entry-id.ts'
-import { append, eventually, HISTORY, message, newName, numbers, readAll, textsOf, type BrokerLaw } from './law.ts'
+import { append, eventually, HISTORY, hold, message, newName, numbers, readAll, textsOf, type BrokerLaw } from './law.ts'
 
 /** Room for ten entries. */
 const TEN = { entries: 10, bytes: 1_000_000 }
@@ -173,23 +173,11 @@ export const logLaws: BrokerLaw[] = [
       const channel = newName()
       const [id] = await append(one, channel, numbers(1, 3))
       await one.close(channel, 50)
-      await eventually(() => one.open(channel), 'the closed channel is forgotten')
+      await eventually(() => one.open(channel, hold('owner')), 'the closed channel is forgotten')
       const { entries, complete } = await one.read(channel, id, TEN)
       deepStrictEqual([entries.length, complete], [0, false], 'the new channel does not know positions of the old one')
       await append(one, channel, ['a'])
       deepStrictEqual(textsOf((await one.read(channel, undefined, TEN)).entries), ['a'])
-    }
-  },
-  {
-    name: 'one of all who open a channel has made it known',
-    async check ({ one, other }) {
-      const channel = newName()
-      const opened = await Promise.all([one, other, one, other].map((broker) => broker.open(channel)))
-      strictEqual(opened.filter(Boolean).length, 1)
-      strictEqual(await other.open(channel), false)
-      const used = newName()
-      await append(one, used, ['a'])
-      strictEqual(await other.open(used), false, 'a channel with an entry is known')
     }
   }
 ]
