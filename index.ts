@@ -2,6 +2,7 @@
 import type { FastifyPluginAsync, FastifyReply, FastifyRequest } from 'fastify'
 import fp from 'fastify-plugin'
 import { memoryBroker } from './lib/brokers/memory.ts'
+import { redisBroker } from './lib/brokers/redis.ts'
 import { Hub, type HubOptions } from './lib/channels/hub.ts'
 import { AlreadyRegistered, InvalidOption } from './lib/errors.ts'
 import { lastEventIdOf } from './lib/last-event-id.ts'
@@ -96,11 +97,13 @@ export function createHub (options: HubOptions = {}): StandaloneHub {
 const fastifySse = fp(plugin, { fastify: '5.x', name: 'fastify-typed-sse' })
 
 /** `import sse from`, `import { fastifySse } from` and `require()` all give the plugin itself. */
-const exported = Object.assign(fastifySse, { default: fastifySse, fastifySse, createHub, memoryBroker })
+const exported = Object.assign(fastifySse, { default: fastifySse, fastifySse, createHub, memoryBroker, redisBroker })
 
 export default exported
-export { exported as fastifySse, exported as 'module.exports', memoryBroker }
+export { exported as fastifySse, exported as 'module.exports', memoryBroker, redisBroker }
 export type { Broker, Entry, History, Hold, Listener, Listening, Message, Most, Page } from './lib/broker.ts'
+export type { RedisBroker, RedisBrokerOptions } from './lib/brokers/redis.ts'
+export type { RedisClient } from './lib/brokers/redis/link.ts'
 export type { HubOptions } from './lib/channels/hub.ts'
 export type { ReceivedEvent } from './lib/channels/message.ts'
 export type { ChannelOptions, RunEnd, RunOptions } from './lib/channels/options.ts'

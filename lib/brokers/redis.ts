@@ -1,0 +1,222 @@
+/** Channels on many machines: each a Redis stream (https://redis.io/docs/latest/develop/data-types/streams/). */
+import { randomBytes } from 'node:crypto'
+import { sizeOf, type Broker, type Entry, type History, type Hold, type Listener, type Listening, type Message, type Most, type Page } from '../broker.ts'
+import { describe } from '../describe.ts'
+import { BEGINNING, isEntryId } from '../entry-id.ts'
+import { BrokerUnavailable, ChannelClosed, InvalidOption } from '../errors.ts'
+import { checkOptions, isFunction, isInteger } from '../options.ts'
+import { Keys, shardOf } from './redis/keys.ts'
+import { Link, type LinkOptions, type RedisClient } from './redis/link.ts'
+import { damaged, look, type Look } from './redis/look.ts'
+import { Reader } from './redis/reader.ts'
+import { parseStored, toRecord, type Stored } from './redis/record.ts'
+import { APPEND, CLOSE, IDLE, OPEN, READ, SCRIPTS } from './redis/scripts.ts'
+import { Watched } from './redis/watched.ts'
+
+export interface RedisBrokerOptions {
+  /** What all keys begin with. Default `'sse:'`. */
+  prefix?: string | undefined
+  /**
+   * Over how many hash tags channels are spread: nodes of a cluster that share the work. All processes need the same number.
+   * Each has one more connection for each of them. Default 1.
+   */
+  shards?: number | undefined
+  /** Milliseconds after which a call is settled, though Redis has not answered, or is out of reach. Default 10_000. */
+  timeout?: number | undefined
+  /** Told once of each time that Redis is out of reach. Default: `process.emitWarning`. */
+  onError?: ((error: unknown, message: string) => void) | undefined
+}
+
+/** Whoever has made a broker ends it. */
+export interface RedisBroker extends Broker {
+  /** Closes its connections. What is still asked for is rejected; those who read are given an error. */
+  end (): Promise<void>
+}
+
+interface Shard {
+  readonly keys: Keys
+  reader: Reader | undefined
+}
+
+class RedisStreams implements RedisBroker {
+  readonly #client: RedisClient
+  readonly #options: LinkOptions
+  readonly #shards: Shard[]
+  readonly #writer: Link
+  /** By which an append whose answer was lost is known again, with a number. */
+  readonly #token = randomBytes(6).toString('base64url')
+  #appends = 0
+  readonly #visits: NodeJS.Timeout
+
+  constructor (client: RedisClient, prefix: string, shards: number, options: LinkOptions) {
+    this.#client = client
+    this.#options = options
+    const start = (client.options.keyPrefix ?? '') + prefix
+    this.#shards = Array.from({ length: shards }, (_, shard) => ({ keys: new Keys(start, shard), reader: undefined }))
+    this.#writer = this.#connect()
+    this.#visits = setInterval(() => this.#visitAll(), IDLE / 3).unref()
+  }
+
+  async open (channel: string, { owner, lease, will, forgetAfter }: Hold): Promise<boolean> {
+    const { header, text } = will === undefined ? { header: '', text: '' } : toRecord(will, this.#newToken())
+    const size = will === undefined ? 0 : sizeOf(will)
+    const { keys } = this.#shardOf(channel)
+    const held = await this.#writer.evaluate(OPEN, keys.of(channel), () => {
+      return [channel, this.#writer.tag, owner, lease, forgetAfter, header, text, size]
+    })
+    return held === 1
+  }
+
+  async append (channel: string, message: Message, { events, bytes, age }: History): Promise<string> {
+    const { header, text } = toRecord(message, this.#newToken())
+    const { keys } = this.#shardOf(channel)
+    let since = 0
+    const id = await this.#writer.evaluate(APPEND, keys.of(channel), (again) => {
+      if (!again) since = this.#writer.safeTime
+      return [channel, this.#writer.tag, header, text, sizeOf(message), events, bytes, age === false ? '' : age, again ? `${since}-0` : '']
+    }, 'here')
+    if (id === null) throw new ChannelClosed(channel)
+    return id as string
+  }
+
+  async close (channel: string, forgetAfter: number | false): Promise<void> {
+    const { keys } = this.#shardOf(channel)
+    await this.#writer.evaluate(CLOSE, keys.of(channel), () => {
+      return [channel, this.#writer.tag, forgetAfter === false ? '' : forgetAfter]
+    })
+  }
+
+  async read (channel: string, after: string | undefined, most: Most): Promise<Page> {
+    const { keys } = this.#shardOf(channel)
+    const reply = await this.#writer.evaluate(READ, keys.of(channel), () => {
+      return [channel, this.#writer.tag, after ?? '', most.entries, most.bytes]
+    })
+    const [position, complete, page] = reply as [string, number, unknown[]]
+    if (!isEntryId(position)) throw damaged(channel)
+    return toPage(position, complete === 1, page.map(parseStored))
+  }
+
+  async listen (name: string, listener: Listener): Promise<Listening> {
+    const reader = this.#readerOf(name)
+    const channel = reader.get(name) ?? new Watched(name)
+    reader.add(channel)
+    const recipient = channel.add(listener)
+    const stop = () => {
+      channel.delete(recipient)
+      if (channel.isIdle) reader.delete(channel)
+    }
+    try {
+      const { keys } = this.#shardOf(name)
+      const seen = await look(this.#writer, keys, name)
+      if (seen.closed) {
+        stop()
+      } else {
+        channel.begin(recipient, seen.last)
+        reader.start(seen.news)
+        this.#expectEnd(channel, keys, seen)
+      }
+      return { position: seen.last, closed: seen.closed, known: seen.known, stop }
+    } catch (error) {
+      stop()
+      throw error
+    }
+  }
+
+  async end (): Promise<void> {
+    clearInterval(this.#visits)
+    const error = new BrokerUnavailable('it was ended')
+    for (const { reader } of this.#shards) reader?.end(error)
+    this.#writer.end()
+  }
+
+  #connect (): Link {
+    return new Link(this.#client, this.#options)
+  }
+
+  #shardOf (channel: string): Shard {
+    return this.#shards[shardOf(channel, this.#shards.length)]!
+  }
+
+  /** Who only publishes has no reader. */
+  #readerOf (channel: string): Reader {
+    const shard = this.#shardOf(channel)
+    shard.reader ??= new Reader(this.#connect(), shard.keys)
+    return shard.reader
+  }
+
+  #newToken (): string {
+    return `${this.#token}${(this.#appends++).toString(36)}`
+  }
+
+  /** Of who holds the channel others learn by the clock that he is dead. Not in the first lease after Redis was away. */
+  #expectEnd (channel: Watched, keys: Keys, { left, term }: Look): void {
+    clearTimeout(channel.lease)
+    if (left < 0 || channel.isIdle) return
+    const sinceConnected = performance.now() - this.#writer.connectedAt
+    const soon = Math.max(left, term - sinceConnected) + Math.random() * Math.min(term / 4, 1_000) + 1
+    channel.lease = setTimeout(() => this.#visit(channel, keys, true, term), soon).unref()
+  }
+
+  /** Looks whether something was lost that nobody has told, and keeps the position known meanwhile. */
+  async #visit (channel: Watched, keys: Keys, mayClose: boolean, term: number): Promise<void> {
+    const { position } = channel
+    if (position === undefined) return
+    try {
+      const seen = await look(this.#writer, keys, channel.name, position, mayClose)
+      if (!seen.whole && channel.position === position) channel.lose(seen.last)
+      this.#expectEnd(channel, keys, seen)
+    } catch {
+      // The link tells why.
+      this.#expectEnd(channel, keys, { left: term, term } as Look)
+    }
+  }
+
+  async #visitAll (): Promise<void> {
+    for (const { keys, reader } of this.#shards) {
+      for (const channel of reader?.channels ?? []) await this.#visit(channel, keys, false, -1)
+    }
+  }
+}
+
+/** Entries that are whole and in a chain, from the first on; what is damaged at the start is as good as gone. */
+function toPage (after: string, complete: boolean, page: readonly (Stored | undefined)[]): Page {
+  const entries: Entry[] = []
+  let position = after
+  for (const stored of page) {
+    const isNext = stored?.previous === position || position === BEGINNING
+    if (entries.length > 0 && (!isNext || stored?.entry === undefined)) break
+    complete &&= isNext && stored?.entry !== undefined
+    if (stored === undefined) continue
+    if (!isNext) after = stored.previous
+    position = stored.id
+    if (stored.entry === undefined) after = stored.id
+    else entries.push(stored.entry)
+  }
+  return { after, entries, complete }
+}
+
+const CHECKS = {
+  prefix: (value: unknown) => typeof value === 'string' ? undefined : 'a string',
+  shards: (value: unknown) => isInteger(value, 1, 1_024) ? undefined : 'an integer from 1 to 1_024',
+  timeout: (value: unknown) => isInteger(value, 1, 600_000) ? undefined : 'an integer of milliseconds from 1 to 600_000',
+  onError: isFunction
+}
+
+function warn (error: unknown, message: string): void {
+  process.emitWarning(`fastify-typed-sse: ${message}: ${String(error)}`)
+}
+
+/**
+ * A broker on Redis 6.2 or later, or Valkey. Apps, workers and cron jobs that have the same Redis share their channels.
+ * @param client of ioredis: its options are what counts. The broker makes connections of its own: one to write and to read
+ *   back; one that waits for what comes, once somebody reads. The client stays the caller's
+ * @throws FST_SSE_INVALID_OPTION
+ */
+export function redisBroker (client: RedisClient, options: RedisBrokerOptions = {}): RedisBroker {
+  if (typeof (client as Partial<RedisClient> | null)?.duplicate !== 'function') {
+    throw new InvalidOption(`redisBroker needs a client of ioredis: redisBroker(new Redis()); got ${describe(client)}`)
+  }
+  checkOptions(options, CHECKS, 'redisBroker')
+  const { prefix = 'sse:', shards = 1, timeout = 10_000, onError = warn } = options
+  return new RedisStreams(client, prefix, shards, { scripts: SCRIPTS, timeout, onError })
+}

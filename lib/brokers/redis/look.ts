@@ -1,0 +1,37 @@
+/** Where a channel stands, as Redis sees it. */
+import { BrokerUnavailable } from '../../errors.ts'
+import { isEntryId } from '../../entry-id.ts'
+import type { Keys } from './keys.ts'
+import type { Link } from './link.ts'
+import { LOOK } from './scripts.ts'
+
+export interface Look {
+  /** The position after its newest entry. */
+  last: string
+  closed: boolean
+  known: boolean
+  /** Nothing is missing after the position that was asked about. */
+  whole: boolean
+  /** Milliseconds until the lease of who holds it runs out; -1: nobody does. */
+  left: number
+  /** How long that lease is. */
+  term: number
+  /** The newest position of the shard's news. */
+  news: string
+}
+
+/**
+ * @param mayClose where the lease has run out
+ * @throws (rejects) {BrokerUnavailable | OutcomeUnknown}
+ */
+export async function look (link: Link, keys: Keys, name: string, position = '', mayClose = false): Promise<Look> {
+  const reply = await link.evaluate(LOOK, keys.of(name), () => [name, link.tag, position, mayClose ? 1 : 0])
+  const [last, closed, known, whole, left, term, news] = reply as [string, number, number, number, number, number, string]
+  if (!isEntryId(last) || !isEntryId(news)) throw damaged(name)
+  return { last, closed: closed === 1, known: known === 1, whole: whole === 1, left, term, news }
+}
+
+/** What is not as scripts write it was written by others. */
+export function damaged (name: string): Error {
+  return new BrokerUnavailable(`what Redis has of channel '${name}' is damaged`)
+}

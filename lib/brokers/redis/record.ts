@@ -1,0 +1,52 @@
+/** A message as Redis has it, and what Redis has as a message: checked as any other input is. */
+import type { Entry, Message } from '../../broker.ts'
+import { isEntryId } from '../../entry-id.ts'
+import { checkEvent, checkRaw } from '../../event.ts'
+
+/** What is stored of a message: everything but its text in one field, and the text. */
+export interface Record {
+  header: string
+  text: string
+}
+
+/** What was read of a log. */
+export interface Stored {
+  readonly id: string
+  /** The entry before it. */
+  readonly previous: string
+  /** `undefined`: it is the end, or damaged. */
+  readonly entry: Entry | undefined
+  readonly isEnd: boolean
+}
+
+/** @param token by which this one is known again, in case that its answer is lost */
+export function toRecord ({ event, data, raw, retry, comment }: Message, token: string): Record {
+  const kind = raw === undefined ? 'data' : 'raw'
+  return { header: JSON.stringify([token, kind, event, retry ?? null, comment ?? null]), text: raw ?? data ?? '' }
+}
+
+/** @returns undefined where it is none of ours */
+export function parseStored (value: unknown): Stored | undefined {
+  if (!Array.isArray(value) || typeof value[0] !== 'string' || !Array.isArray(value[1])) return undefined
+  const id = value[0]
+  const [p, previous, kind, , h, header, t, text] = value[1]
+  if (p !== 'p' || typeof previous !== 'string' || !isEntryId(previous)) return undefined
+  const isEnd = kind === 'end'
+  const message = h === 'h' && t === 't' ? toMessage(header, text) : undefined
+  return { id, previous, entry: message && { id, message }, isEnd }
+}
+
+/** @returns undefined where it is damaged */
+function toMessage (header: unknown, text: unknown): Message | undefined {
+  try {
+    const [, kind, event, retry, comment] = JSON.parse(header as string)
+    const fields = checkEvent({ event, raw: checkRaw(text), ...(retry !== null && { retry }), ...(comment !== null && { comment }) })
+    const message: Message = { event: fields.event, [kind === 'raw' ? 'raw' : 'data']: text }
+    if (kind !== 'raw') JSON.parse(text as string)
+    if (fields.retry !== undefined) message.retry = fields.retry
+    if (fields.comment !== undefined) message.comment = fields.comment
+    return message
+  } catch {
+    return undefined
+  }
+}

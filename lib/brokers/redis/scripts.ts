@@ -1,0 +1,253 @@
+/**
+ * What Redis does by itself, in one step each, so that no two processes see different logs. Of each channel it has a stream,
+ * the log, and a hash, its state:
+ *
+ *     origin   the position before the first entry of all
+ *     last     the position after the newest entry; the log may have let go of it
+ *     bytes    of all entries so far; each entry `b` has those up to itself
+ *     floor    `b` of an entry that is not younger than the oldest retained
+ *     closed   1, once the channel is
+ *     owner, due, term, until, header, text, size
+ *              who holds it; when the lease runs out, how long it is, when all is forgotten then, and the will
+ *
+ * Each entry names the one before it, `p`. The chain is what tells a loss: who has had the entry that `p` names has missed
+ * nothing, however the log was trimmed, restored or emptied meanwhile. Where the state is gone the log is begun anew.
+ *
+ * `news` is a stream too, one for all channels of a shard, of the names of those that have more: what readers wait for.
+ */
+import { createHash } from 'node:crypto'
+
+export interface Script {
+  readonly text: string
+  readonly sha: string
+}
+
+/**
+ * Within one millisecond sequence numbers differ by this much, and end in the tag of who appends, which is drawn for each
+ * connection: so an engine that comes back without its newest entries gives none of their IDs again.
+ */
+export const STEP = 10_000
+
+/** Milliseconds for which the position in a channel without entries counts, unless somebody listens. */
+export const IDLE = 600_000
+
+/** KEYS: the log, the state, the news. ARGV begins with the channel's name and the tag. */
+const COMMON = `
+local log, state, news = KEYS[1], KEYS[2], KEYS[3]
+local name, tag = ARGV[1], tonumber(ARGV[2])
+local IDLE, STEP, NEWS, DAY = ${IDLE}, ${STEP}, 10000, 86400000
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+
+local function digits(number)
+  return string.format('%.0f', number)
+end
+
+local function following(id)
+  local ms, seq = string.match(id, '^(%d+)-(%d+)$')
+  if now > tonumber(ms) then return digits(now) .. '-' .. digits(tag) end
+  return ms .. '-' .. digits((math.floor(tonumber(seq) / STEP) + 1) * STEP + tag)
+end
+
+local function load()
+  local field = redis.call('HMGET', state, 'origin', 'last', 'bytes', 'floor', 'closed', 'owner', 'until')
+  if field[1] then
+    return { origin = field[1], last = field[2], bytes = tonumber(field[3]), floor = tonumber(field[4]),
+      closed = field[5], owner = field[6], untilMs = field[7] }
+  end
+  redis.call('DEL', log)
+  local origin = following('0-0')
+  redis.call('HSET', state, 'origin', origin, 'last', origin, 'bytes', 0, 'floor', 0)
+  redis.call('PEXPIRE', state, IDLE)
+  return { origin = origin, last = origin, bytes = 0, floor = 0 }
+end
+
+local function isOurs(entry)
+  return entry[2][1] == 'p'
+end
+
+local function ring()
+  redis.call('XADD', news, 'MAXLEN', '~', NEWS, '*', 'c', name)
+  redis.call('PEXPIRE', news, DAY)
+end
+
+local function store(channel, header, text, size)
+  local id = following(channel.last)
+  channel.bytes = channel.bytes + size
+  redis.call('XADD', log, id, 'p', channel.last, 'b', digits(channel.bytes), 'h', header, 't', text)
+  redis.call('HSET', state, 'last', id, 'bytes', digits(channel.bytes))
+  channel.last = id
+end
+
+local function close(channel, forgetAt)
+  redis.call('XADD', log, following(channel.last), 'p', channel.last, 'end', '1')
+  redis.call('HSET', state, 'closed', '1')
+  redis.call('HDEL', state, 'owner', 'due', 'term', 'until', 'header', 'text', 'size')
+  for _, key in ipairs({ log, state }) do
+    if forgetAt == '' then redis.call('PERSIST', key) else redis.call('PEXPIREAT', key, forgetAt) end
+  end
+  channel.closed = '1'
+  channel.owner = false
+  ring()
+end
+`
+
+function script (body: string): Script {
+  const text = COMMON + body
+  return { text, sha: createHash('sha1').update(text).digest('hex') }
+}
+
+/**
+ * ARGV: header, text, size; the history: events, bytes, age or ''; since, the position after which it may have been stored
+ * before, by a call whose answer was lost, or ''. Gives the ID; nothing where the channel is closed.
+ */
+export const APPEND = script(`
+local header, text, size = ARGV[3], ARGV[4], tonumber(ARGV[5])
+local events, bytes, age, since = ARGV[6], tonumber(ARGV[7]), ARGV[8], ARGV[9]
+
+local function find()
+  local to = '+'
+  while true do
+    local entries = redis.call('XREVRANGE', log, to, since, 'COUNT', 100)
+    for _, entry in ipairs(entries) do
+      if entry[2][6] == header then return entry[1] end
+    end
+    if #entries < 100 then return nil end
+    to = '(' .. entries[100][1]
+  end
+end
+
+-- Whatever is after an entry with this many bytes fills the history by itself.
+local function trimBytes(channel)
+  local keep
+  while channel.bytes - channel.floor >= bytes and not keep do
+    local oldest = redis.call('XRANGE', log, keep or '-', '+', 'COUNT', 32)
+    for index, entry in ipairs(oldest) do
+      local upTo = isOurs(entry) and tonumber(entry[2][4]) or channel.floor
+      if channel.bytes - upTo < bytes then
+        keep = entry[1]
+        channel.floor = upTo
+        break
+      end
+      channel.floor = upTo
+    end
+    if #oldest > 0 then redis.call('XTRIM', log, 'MINID', keep or oldest[#oldest][1]) end
+    if #oldest < 32 then break end
+  end
+  redis.call('HSET', state, 'floor', digits(channel.floor))
+end
+
+if since ~= '' then
+  local known = find()
+  if known then return known end
+end
+local channel = load()
+if channel.closed then return false end
+store(channel, header, text, size)
+redis.call('XTRIM', log, 'MAXLEN', '~', events)
+if age ~= '' then redis.call('XTRIM', log, 'MINID', '~', digits(now - tonumber(age))) end
+if channel.bytes - channel.floor >= bytes then trimBytes(channel) end
+if channel.owner then
+  redis.call('PEXPIREAT', log, channel.untilMs)
+elseif age == '' then
+  redis.call('PERSIST', log)
+  redis.call('PERSIST', state)
+else
+  redis.call('PEXPIRE', log, age)
+  redis.call('PEXPIRE', state, tonumber(age) + IDLE)
+end
+ring()
+return channel.last
+`)
+
+/** ARGV: forgetAfter or ''. */
+export const CLOSE = script(`
+local channel = load()
+if not channel.closed then close(channel, ARGV[3] == '' and '' or digits(now + tonumber(ARGV[3]))) end
+return channel.last
+`)
+
+/** ARGV: owner, lease, forgetAfter; the will: header or '', text, size. Gives 1 where the owner holds the channel now. */
+export const OPEN = script(`
+local owner, lease, forgetAfter = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
+local channel = load()
+if channel.closed or (channel.owner and channel.owner ~= owner) then return 0 end
+local untilMs = digits(now + lease + forgetAfter)
+redis.call('HSET', state, 'owner', owner, 'due', digits(now + lease), 'term', digits(lease), 'until', untilMs,
+  'header', ARGV[6], 'text', ARGV[7], 'size', ARGV[8])
+redis.call('PEXPIREAT', state, untilMs)
+redis.call('PEXPIREAT', log, untilMs)
+return 1
+`)
+
+/**
+ * ARGV: a position or ''; whether a channel whose lease has run out is to be closed. Gives the last position, whether the
+ * channel is closed, whether it is known, whether nothing is missing after the position asked about, the milliseconds
+ * until the lease runs out and its length (-1: none), and the last position of the news.
+ */
+export const LOOK = script(`
+local position, mayClose = ARGV[3], ARGV[4] == '1'
+
+local function isWhole(channel)
+  if position == '' or position == channel.last then return 1 end
+  for _, entry in ipairs(redis.call('XRANGE', log, '(' .. position, '+', 'COUNT', 32)) do
+    if isOurs(entry) then return entry[2][2] == position and 1 or 0 end
+  end
+  return 0
+end
+
+local channel = load()
+local left, term = -1, -1
+if channel.owner then
+  local field = redis.call('HMGET', state, 'due', 'term', 'until', 'header', 'text', 'size')
+  left, term = math.max(tonumber(field[1]) - now, 0), tonumber(field[2])
+  if mayClose and left == 0 then
+    if field[4] ~= '' then store(channel, field[4], field[5], tonumber(field[6])) end
+    close(channel, field[3])
+    left, term = -1, -1
+  end
+elseif not channel.closed then
+  local ttl = redis.call('PTTL', state)
+  if ttl >= 0 and ttl < IDLE then redis.call('PEXPIRE', state, IDLE) end
+end
+local newest = redis.call('XREVRANGE', news, '+', '-', 'COUNT', 1)[1]
+local known = channel.last ~= channel.origin or channel.closed or channel.owner
+return { channel.last, channel.closed and 1 or 0, known and 1 or 0, isWhole(channel), left, term, newest and newest[1] or '0-0' }
+`)
+
+/**
+ * ARGV: a position or ''; how many entries and bytes. Gives the position before the first entry, whether that is complete,
+ * and the entries.
+ */
+export const READ = script(`
+local after, most, bytes = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
+
+local function from(start)
+  local page, size = {}, 0
+  while #page < most and size < bytes do
+    -- After the last ID that there can be Redis finds no start.
+    local entries = redis.pcall('XRANGE', log, start, '+', 'COUNT', math.min(most - #page, 16))
+    if entries.err or #entries == 0 then return page end
+    for _, entry in ipairs(entries) do
+      if entry[2][3] == 'end' then return page end
+      if isOurs(entry) and size < bytes then
+        page[#page + 1] = entry
+        size = size + #(entry[2][8] or '') + 1
+      end
+    end
+    start = '(' .. entries[#entries][1]
+  end
+  return page
+end
+
+local channel = load()
+local position = after == '0-0' and channel.origin or after
+if position ~= '' then
+  local page = from('(' .. position)
+  if (page[1] and page[1][2][2] or channel.last) == position then return { after, 1, page } end
+end
+local page = from('-')
+return { page[1] and page[1][2][2] or channel.last, after == '' and 1 or 0, page }
+`)
+
+export const SCRIPTS: readonly Script[] = [APPEND, CLOSE, OPEN, LOOK, READ]
