@@ -9,6 +9,7 @@ import { Feed } from './feed.ts'
 import { follow } from './follow.ts'
 import { retryFrame } from './frame.ts'
 import type { LastEventId } from './last-event-id.ts'
+import { asError, logError } from './log.ts'
 import { onAbort } from './on-abort.ts'
 import { draw, resolveCallOptions, RETURN, type CallOptions, type ResolvedOptions } from './options.ts'
 import type { Payloads } from './payload.ts'
@@ -40,7 +41,10 @@ export function createReplySse (plugin: Plugin) {
     const produce = isSubscribable(source) ? openSubscription(source[kSubscribe](), payloads, id) : openIterable(source, id)
     const connection = new Connection(reply.request, reply.raw, options, plugin, first)
     const feed = new Feed(connection, payloads)
-    startStream(reply, connection, produce(connection, feed), feed)
+    startStream(reply, connection, produce(connection, feed), feed, (error) => {
+      if (isAway(error)) refuse(plugin, reply, options, error)
+      else reply.send(asError(error))
+    })
     return reply
   }
 }
@@ -106,7 +110,7 @@ function answerWithoutStream (
   // "Clients will reconnect if the connection is closed; a client can be told to stop reconnecting using the HTTP 204
   // No Content response code." A shared cache must not tell others.
   if (lastEventId.is === 'finished') return () => { reply.code(204).header('cache-control', 'no-store').send() }
-  if (plugin.closing) return () => refuse(plugin, reply, options)
+  if (plugin.closing) return () => refuse(plugin, reply, options, new ShuttingDown())
   if (reply.request.method === 'HEAD') return () => { sendHead(reply) }
   return undefined
 }
@@ -120,13 +124,21 @@ function sendHead (reply: FastifyReply): void {
  * An EventSource that is answered with anything but 200 gives up for ever, so it gets an empty stream and a time to come
  * back; whoever does not ask for an event stream by name gets 503.
  */
-function refuse (plugin: Plugin, reply: FastifyReply, options: ResolvedOptions): void {
+function refuse (plugin: Plugin, reply: FastifyReply, options: ResolvedOptions, error: Error): void {
   plugin.stats.refused++
   const ms = draw(options.retry ?? RETURN)
   if (/\btext\/event-stream\b/i.test(reply.request.headers.accept ?? '')) {
+    // Of an error Fastify's handler tells nobody here.
+    if (!(error instanceof ShuttingDown)) logError(reply.log, 'warn', error, 'event stream refused')
     setDefaultHeaders(reply)
     reply.send(retryFrame(ms))
   } else {
-    reply.header('retry-after', Math.ceil(ms / 1_000)).send(new ShuttingDown())
+    reply.header('retry-after', Math.ceil(ms / 1_000)).send(error)
   }
+}
+
+/** The engine of the channels is out of reach, and should be back. The error may come from a broker of another package. */
+function isAway (error: unknown): error is Error {
+  const code = (error as { code?: unknown } | null | undefined)?.code
+  return error instanceof Error && (code === 'FST_SSE_BROKER_UNAVAILABLE' || code === 'FST_SSE_OUTCOME_UNKNOWN')
 }

@@ -37,8 +37,13 @@ export interface Producer {
   stop (): void
 }
 
-/** The producer is started when it is this request's turn on its socket, and the stream is sent one turn later. */
-export function startStream (reply: StreamReply, connection: Connection, producer: Producer, feed: Feed): void {
+/**
+ * The producer is started when it is this request's turn on its socket, and the stream is sent one turn later.
+ * @param fail answers in the stream's stead where it has failed before its first event
+ */
+export function startStream (
+  reply: StreamReply, connection: Connection, producer: Producer, feed: Feed, fail: (error: unknown) => void
+): void {
   connection.onEnd(() => producer.stop())
   reply[kStream] = connection
   const send = reply.send
@@ -47,7 +52,7 @@ export function startStream (reply: StreamReply, connection: Connection, produce
   onceServed(reply.raw, () => {
     // While it waited it may have been ended: by `maxDuration`, say.
     const started = connection.reason === undefined ? producer.start() : undefined
-    const sendLater = () => { setImmediate(() => sendStream(reply, connection, feed, send)) }
+    const sendLater = () => { setImmediate(() => sendStream(reply, connection, feed, send, fail)) }
     if (started === undefined) sendLater()
     else started.then(sendLater)
   })
@@ -58,11 +63,13 @@ export function startStream (reply: StreamReply, connection: Connection, produce
  * which fails before its first event, synchronously or by a rejection in the same turn, is answered by Fastify's error
  * handler, with a status of its own.
  */
-function sendStream (reply: StreamReply, connection: Connection, feed: Feed, send: FastifyReply['send']): void {
+function sendStream (
+  reply: StreamReply, connection: Connection, feed: Feed, send: FastifyReply['send'], fail: (error: unknown) => void
+): void {
   if (reply[kStream] !== connection || connection.reason === 'client-gone') return
   if (feed.early !== undefined) {
     giveWay(reply)
-    reply.send(asError(feed.early.error))
+    fail(feed.early.error)
     return
   }
   setDefaultHeaders(reply)

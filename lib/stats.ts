@@ -31,7 +31,7 @@ export interface SseStats {
   opened: number
   /** Streams that have ended, by reason. Their sum and `open` make `opened`. */
   closed: Record<EndReason, number>
-  /** Streams that were refused as the server was closing. */
+  /** Streams that were refused as the server was closing, or a broker was out of reach. */
   refused: number
   /** What sources have yielded and was written, comments and IDs without data included. */
   events: number

@@ -126,7 +126,7 @@ export class Run extends AttachedRun {
     this.#renewal = setTimeout(() => this.#renew(), this.#hold.lease / RENEWALS).unref()
   }
 
-  /** While the broker is out of reach this is tried again and again: it is the engine that knows whether the lease has run out. */
+  /** Tried again and again while the broker is out of reach: the engine knows whether the lease has run out. */
   async #renew (): Promise<void> {
     const held = await this.#parts.broker.open(this.#channel.name, this.#hold).catch(() => true)
     if (this.#ending) return

@@ -1,7 +1,7 @@
 /** A message as Redis has it, and what Redis has as a message: checked as any other input is. */
 import type { Entry, Message } from '../../broker.ts'
 import { isEntryId } from '../../entry-id.ts'
-import { checkEvent, checkRaw } from '../../event.ts'
+import { checkEvent, checkRaw, type SseEvent } from '../../event.ts'
 
 /** What is stored of a message: everything but its text in one field, and the text. */
 export interface Record {
@@ -39,10 +39,11 @@ export function parseStored (value: unknown): Stored | undefined {
 /** @returns undefined where it is damaged */
 function toMessage (header: unknown, text: unknown): Message | undefined {
   try {
-    const [, kind, event, retry, comment] = JSON.parse(header as string)
-    const fields = checkEvent({ event, raw: checkRaw(text), ...(retry !== null && { retry }), ...(comment !== null && { comment }) })
-    const message: Message = { event: fields.event, [kind === 'raw' ? 'raw' : 'data']: text }
+    const [, kind, event, ...rest]: unknown[] = JSON.parse(header as string)
+    const [retry, comment] = rest.map((value) => value ?? undefined)
+    const fields = checkEvent({ event, raw: checkRaw(text), retry, comment } as SseEvent)
     if (kind !== 'raw') JSON.parse(text as string)
+    const message: Message = { event: fields.event, [kind === 'raw' ? 'raw' : 'data']: text }
     if (fields.retry !== undefined) message.retry = fields.retry
     if (fields.comment !== undefined) message.comment = fields.comment
     return message
