@@ -46,7 +46,8 @@ class RedisStreams implements RedisBroker {
   /** By which an append whose answer was lost is known again, with a number. */
   readonly #token = randomBytes(6).toString('base64url')
   #appends = 0
-  readonly #visits: NodeJS.Timeout
+  #ended = false
+  #visits: NodeJS.Timeout | undefined
 
   constructor (client: RedisClient, prefix: string, shards: number, options: LinkOptions) {
     this.#client = client
@@ -54,7 +55,7 @@ class RedisStreams implements RedisBroker {
     const start = (client.options.keyPrefix ?? '') + prefix
     this.#shards = Array.from({ length: shards }, (_, shard) => ({ keys: new Keys(start, shard), reader: undefined }))
     this.#writer = this.#connect()
-    this.#visits = setInterval(() => this.#visitAll(), IDLE / 3).unref()
+    this.#visitLater()
   }
 
   async open (channel: string, { owner, lease, will, forgetAfter }: Hold): Promise<boolean> {
@@ -123,7 +124,8 @@ class RedisStreams implements RedisBroker {
   }
 
   async end (): Promise<void> {
-    clearInterval(this.#visits)
+    this.#ended = true
+    clearTimeout(this.#visits)
     const error = new BrokerUnavailable('it was ended')
     for (const { reader } of this.#shards) reader?.end(error)
     this.#writer.end()
@@ -173,8 +175,15 @@ class RedisStreams implements RedisBroker {
 
   async #visitAll (): Promise<void> {
     for (const { keys, reader } of this.#shards) {
-      for (const channel of reader?.channels ?? []) await this.#visit(channel, keys, false, -1)
+      for (const channel of reader?.channels ?? []) {
+        if (!this.#ended) await this.#visit(channel, keys, false, -1)
+      }
     }
+    this.#visitLater()
+  }
+
+  #visitLater (): void {
+    if (!this.#ended) this.#visits = setTimeout(() => this.#visitAll(), IDLE / 3).unref()
   }
 }
 

@@ -82,7 +82,12 @@ export class Link {
     this.#options = options
     this.#isCluster = client.isCluster
     this.#client = duplicate(client)
-    this.#client.on('ready', () => { this.#open().catch(() => this.#client.disconnect(true)) })
+    this.#client.on('ready', () => {
+      this.#open().catch((error: Error) => {
+        this.#lastError = error
+        this.#client.disconnect(true)
+      })
+    })
     this.#client.on('close', () => this.#lose())
     this.#client.on('error', (error) => { this.#lastError = error })
     // It tries again by itself, and tells by 'error'.
@@ -140,7 +145,7 @@ export class Link {
   }
 
   #flush (): void {
-    while (this.#usable && this.#waiting.length > 0) this.#send(this.#waiting.shift()!)
+    while (this.#usable && this.#client.status === 'ready' && this.#waiting.length > 0) this.#send(this.#waiting.shift()!)
   }
 
   #send (pending: Pending): void {
@@ -195,12 +200,11 @@ export class Link {
     this.#options.onError(this.#unavailable(), 'Redis is out of reach')
   }
 
-  /** What was sent long ago and has no answer was sent to nobody. */
   #expire (pending: Pending): void {
-    const isSent = this.#sent.has(pending)
-    if (!isSent) this.#waiting.splice(this.#waiting.indexOf(pending), 1)
+    if (!this.#sent.has(pending)) this.#waiting.splice(this.#waiting.indexOf(pending), 1)
     this.#settle(pending, () => pending.reject(this.#failureOf(pending)))
-    if (isSent && this.#usable) this.#client.disconnect(true)
+    // A connection that has not answered for so long, be it what was asked for or who is there, is none.
+    if (['connect', 'ready'].includes(this.#client.status)) this.#client.disconnect(true)
   }
 
   #settle (pending: Pending, settle: () => void): void {

@@ -1,7 +1,7 @@
 /**
  * Reads what comes, for all channels of a shard that this process listens to, by one blocked connection: it waits for the
- * shard's news, then reads the logs that have more, from where it was in each. So what it costs to wait does not depend on
- * how many channels there are, and they come and go while it is blocked.
+ * shard's news and for a few logs, then reads those that have more, from where it was in each. So what it costs to wait
+ * does not depend on how many channels there are, and they come and go while it is blocked.
  */
 import { setTimeout as wait } from 'node:timers/promises'
 import { compareEntryIds } from '../../entry-id.ts'
@@ -14,14 +14,22 @@ import type { Watched } from './watched.ts'
 /** Milliseconds for which a read is blocked at the most: so long it takes until a dead connection is noticed. */
 const BLOCK = 5_000
 
-/** The same while it is not known yet from where a channel that has more is read. */
+/** The same while a channel has more, and it is not known yet from where it is read. */
 const SOON = 20
+
+/**
+ * Milliseconds between two answers, when there is always more: what comes in between is read at once, which costs Redis a
+ * fraction where many processes read. Who is alone does not wait.
+ */
+const BREATH = 5
 
 /** Milliseconds until what has failed is tried again. */
 const AGAIN = 100
 
-/** As many as are read at once: of the news, of channels, and of entries of all of these. */
-const NEWS = 1_000
+/** Channels that had something last, which are waited for themselves: what comes on them comes a way there and back earlier. */
+const RECENT = 16
+
+/** As many as are read at once: channels that are known to have more, and entries of everything. */
 const CHANNELS = 64
 const ENTRIES = 1_024
 
@@ -39,10 +47,13 @@ export class Reader {
   readonly #channels = new Map<string, Watched>()
   /** Those that may have more. */
   readonly #rung = new Set<Watched>()
+  /** Those that had something last, the latest at the end. */
+  readonly #recent = new Set<Watched>()
   /** Up to here the news were read. */
   #news = '0-0'
   /** The connection by which nothing was missed; 0: something may have been. */
   #connection = 0
+  #answeredAt = 0
   #running = false
   #ended = false
 
@@ -66,6 +77,7 @@ export class Reader {
   delete (channel: Watched): void {
     if (this.#channels.get(channel.name) === channel) this.#channels.delete(channel.name)
     this.#rung.delete(channel)
+    this.#recent.delete(channel)
     clearTimeout(channel.lease)
   }
 
@@ -91,8 +103,8 @@ export class Reader {
     while (this.#channels.size > 0 && !this.#ended) {
       try {
         if (this.#connection === 0 || this.#connection !== this.#link.connections) await this.#catchUp()
-        await this.#readNews()
-        await this.#readLogs()
+        await this.#readOn()
+        if (this.#rung.size === 0) await this.#breathe()
       } catch {
         // The link tells why.
         this.#connection = 0
@@ -124,17 +136,38 @@ export class Reader {
     this.#rung.add(channel)
   }
 
-  /** To be told of the same twice does no harm. News that were missed show by how many there are. */
-  async #readNews (): Promise<void> {
-    const block = this.#rung.size === 0 ? BLOCK : this.#readable().length === 0 ? SOON : undefined
-    const blocking = block === undefined ? [] : ['BLOCK', block]
-    const streams = await this.#ask('XREAD', ...blocking, 'COUNT', NEWS, 'STREAMS', this.#keys.news, this.#news) as Streams
-    const news = streams?.[0]?.[1] ?? []
-    if (news.length === NEWS && await this.#haveGone()) this.#connection = 0
-    for (const [id, [, name]] of news) {
+  async #breathe (): Promise<void> {
+    const before = this.#answeredAt
+    this.#answeredAt = performance.now()
+    const rest = before + BREATH - this.#answeredAt
+    if (rest > 0) await wait(rest)
+  }
+
+  async #readOn (): Promise<void> {
+    const rung = [...this.#rung].filter(({ position }) => position !== undefined).slice(0, CHANNELS)
+    const channels = [...new Set([...rung, ...this.#recent])]
+    const count = Math.floor(ENTRIES / (channels.length + 1))
+    const block = rung.length > 0 ? [] : ['BLOCK', this.#rung.size > 0 ? SOON : BLOCK]
+    const keys = [this.#keys.news, ...channels.map(({ name }) => this.#keys.log(name))]
+    const positions = [this.#news, ...channels.map(({ read }) => read)]
+    const streams = new Map(await this.#ask('XREAD', ...block, 'COUNT', count, 'STREAMS', ...keys, ...positions) as Streams)
+    for (const [index, channel] of channels.entries()) {
+      const entries = streams.get(keys[index + 1]!) ?? []
+      if (entries.length < count) this.#rung.delete(channel)
+      else this.#rung.add(channel)
+      if (entries.length > 0) this.#take(channel, entries)
+    }
+    const news = streams.get(this.#keys.news) ?? []
+    // News that were missed show by how many there are.
+    if (news.length === count && await this.#haveGone()) this.#connection = 0
+    this.#hear(news)
+  }
+
+  #hear (news: Entries): void {
+    for (const [id, [, name, , last]] of news) {
       this.#news = id
       const channel = this.#channels.get(name!)
-      if (channel !== undefined) this.#rung.add(channel)
+      if (channel !== undefined && compareEntryIds(last!, channel.read) > 0) this.#rung.add(channel)
     }
   }
 
@@ -144,22 +177,8 @@ export class Reader {
     return oldest[0] === undefined || compareEntryIds(oldest[0][0], this.#news) > 0
   }
 
-  async #readLogs (): Promise<void> {
-    const channels = this.#readable().slice(0, CHANNELS)
-    if (channels.length === 0) return
-    const keys = channels.map(({ name }) => this.#keys.log(name))
-    const count = Math.floor(ENTRIES / channels.length)
-    const streams = await this.#ask('XREAD', 'COUNT', count, 'STREAMS', ...keys, ...channels.map(({ read }) => read)) as Streams
-    for (const channel of channels) this.#rung.delete(channel)
-    const byKey = new Map(streams)
-    for (const [index, channel] of channels.entries()) {
-      const entries = byKey.get(keys[index]!) ?? []
-      if (entries.length === count) this.#rung.add(channel)
-      this.#take(channel, entries)
-    }
-  }
-
   #take (channel: Watched, entries: Entries): void {
+    if (this.#channels.get(channel.name) === channel) this.#remember(channel)
     for (const value of entries) {
       // A listener may have been the last one.
       if (this.#channels.get(channel.name) !== channel) return
@@ -173,9 +192,11 @@ export class Reader {
     }
   }
 
-  /** Those that may have more, and of which it is known from where. */
-  #readable (): Watched[] {
-    return [...this.#rung].filter(({ position }) => position !== undefined)
+  #remember (channel: Watched): void {
+    this.#recent.delete(channel)
+    this.#recent.add(channel)
+    const [oldest] = this.#recent
+    if (this.#recent.size > RECENT) this.#recent.delete(oldest!)
   }
 
   #ask (...args: (string | number)[]): Promise<unknown> {

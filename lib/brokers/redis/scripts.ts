@@ -5,7 +5,8 @@
  *     origin   the position before the first entry of all
  *     last     the position after the newest entry; the log may have let go of it
  *     bytes    of all entries so far; each entry `b` has those up to itself
- *     floor    `b` of an entry that is not younger than the oldest retained
+ *     floor    \
+ *     since     } `b`, and the milliseconds, of an entry that is not younger than the oldest retained
  *     closed   1, once the channel is
  *     owner, due, term, until, header, text, size
  *              who holds it; when the lease runs out, how long it is, when all is forgotten then, and the will
@@ -13,7 +14,7 @@
  * Each entry names the one before it, `p`. The chain is what tells a loss: who has had the entry that `p` names has missed
  * nothing, however the log was trimmed, restored or emptied meanwhile. Where the state is gone the log is begun anew.
  *
- * `news` is a stream too, one for all channels of a shard, of the names of those that have more: what readers wait for.
+ * `news` is a stream too, one for all channels of a shard: which of them has more, and up to where. Readers wait for it.
  */
 import { createHash } from 'node:crypto'
 
@@ -35,7 +36,7 @@ export const IDLE = 600_000
 const COMMON = `
 local log, state, news = KEYS[1], KEYS[2], KEYS[3]
 local name, tag = ARGV[1], tonumber(ARGV[2])
-local IDLE, STEP, NEWS, DAY = ${IDLE}, ${STEP}, 10000, 86400000
+local IDLE, STEP, NEWS, DAY, MOST = ${IDLE}, ${STEP}, 10000, 86400000, 9007199254740991
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 
@@ -50,37 +51,37 @@ local function following(id)
 end
 
 local function load()
-  local field = redis.call('HMGET', state, 'origin', 'last', 'bytes', 'floor', 'closed', 'owner', 'until')
+  local field = redis.call('HMGET', state, 'origin', 'last', 'bytes', 'floor', 'closed', 'owner', 'until', 'since')
   if field[1] then
     return { origin = field[1], last = field[2], bytes = tonumber(field[3]), floor = tonumber(field[4]),
-      closed = field[5], owner = field[6], untilMs = field[7] }
+      closed = field[5], owner = field[6], untilMs = field[7], since = tonumber(field[8]) }
   end
   redis.call('DEL', log)
   local origin = following('0-0')
-  redis.call('HSET', state, 'origin', origin, 'last', origin, 'bytes', 0, 'floor', 0)
+  redis.call('HSET', state, 'origin', origin, 'last', origin, 'bytes', 0, 'floor', 0, 'since', digits(now))
   redis.call('PEXPIRE', state, IDLE)
-  return { origin = origin, last = origin, bytes = 0, floor = 0 }
+  return { origin = origin, last = origin, bytes = 0, floor = 0, since = now }
 end
 
 local function isOurs(entry)
   return entry[2][1] == 'p'
 end
 
-local function ring()
-  redis.call('XADD', news, 'MAXLEN', '~', NEWS, '*', 'c', name)
-  redis.call('PEXPIRE', news, DAY)
+local function ring(id)
+  redis.call('XADD', news, 'MAXLEN', '~', NEWS, '*', 'c', name, 'i', id)
 end
 
-local function store(channel, header, text, size)
+local function store(channel, header, text, size, events)
   local id = following(channel.last)
   channel.bytes = channel.bytes + size
-  redis.call('XADD', log, id, 'p', channel.last, 'b', digits(channel.bytes), 'h', header, 't', text)
+  redis.call('XADD', log, 'MAXLEN', '~', events, id, 'p', channel.last, 'b', digits(channel.bytes), 'h', header, 't', text)
   redis.call('HSET', state, 'last', id, 'bytes', digits(channel.bytes))
   channel.last = id
 end
 
 local function close(channel, forgetAt)
-  redis.call('XADD', log, following(channel.last), 'p', channel.last, 'end', '1')
+  local id = following(channel.last)
+  redis.call('XADD', log, id, 'p', channel.last, 'end', '1')
   redis.call('HSET', state, 'closed', '1')
   redis.call('HDEL', state, 'owner', 'due', 'term', 'until', 'header', 'text', 'size')
   for _, key in ipairs({ log, state }) do
@@ -88,7 +89,7 @@ local function close(channel, forgetAt)
   end
   channel.closed = '1'
   channel.owner = false
-  ring()
+  ring(id)
 end
 `
 
@@ -103,7 +104,7 @@ function script (body: string): Script {
  */
 export const APPEND = script(`
 local header, text, size = ARGV[3], ARGV[4], tonumber(ARGV[5])
-local events, bytes, age, since = ARGV[6], tonumber(ARGV[7]), ARGV[8], ARGV[9]
+local events, bytes, age, since = ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[9]
 
 local function find()
   local to = '+'
@@ -117,24 +118,24 @@ local function find()
   end
 end
 
--- Whatever is after an entry with this many bytes fills the history by itself.
-local function trimBytes(channel)
-  local keep
-  while channel.bytes - channel.floor >= bytes and not keep do
-    local oldest = redis.call('XRANGE', log, keep or '-', '+', 'COUNT', 32)
-    for index, entry in ipairs(oldest) do
-      local upTo = isOurs(entry) and tonumber(entry[2][4]) or channel.floor
-      if channel.bytes - upTo < bytes then
-        keep = entry[1]
-        channel.floor = upTo
-        break
-      end
-      channel.floor = upTo
+-- Whether the bytes after the entry fill the history by themselves, or it is too old.
+local function isExcess(channel)
+  return channel.bytes - channel.floor >= bytes or (age and channel.since <= now - age)
+end
+
+local function trim(channel)
+  repeat
+    local oldest = redis.call('XRANGE', log, '-', '+', 'COUNT', 32)
+    local keep
+    for _, entry in ipairs(oldest) do
+      channel.floor = isOurs(entry) and tonumber(entry[2][4]) or channel.floor
+      channel.since = tonumber(string.match(entry[1], '^%d+'))
+      keep = entry[1]
+      if not isExcess(channel) then break end
     end
-    if #oldest > 0 then redis.call('XTRIM', log, 'MINID', keep or oldest[#oldest][1]) end
-    if #oldest < 32 then break end
-  end
-  redis.call('HSET', state, 'floor', digits(channel.floor))
+    if keep then redis.call('XTRIM', log, 'MINID', keep) end
+  until #oldest < 32 or not isExcess(channel)
+  redis.call('HSET', state, 'floor', digits(channel.floor), 'since', digits(channel.since))
 end
 
 if since ~= '' then
@@ -143,20 +144,18 @@ if since ~= '' then
 end
 local channel = load()
 if channel.closed then return false end
-store(channel, header, text, size)
-redis.call('XTRIM', log, 'MAXLEN', '~', events)
-if age ~= '' then redis.call('XTRIM', log, 'MINID', '~', digits(now - tonumber(age))) end
-if channel.bytes - channel.floor >= bytes then trimBytes(channel) end
+store(channel, header, text, size, events)
+if isExcess(channel) then trim(channel) end
 if channel.owner then
   redis.call('PEXPIREAT', log, channel.untilMs)
-elseif age == '' then
+elseif age then
+  redis.call('PEXPIRE', log, age)
+  redis.call('PEXPIRE', state, age + IDLE)
+else
   redis.call('PERSIST', log)
   redis.call('PERSIST', state)
-else
-  redis.call('PEXPIRE', log, age)
-  redis.call('PEXPIRE', state, tonumber(age) + IDLE)
 end
-ring()
+ring(channel.last)
 return channel.last
 `)
 
@@ -202,7 +201,7 @@ if channel.owner then
   local field = redis.call('HMGET', state, 'due', 'term', 'until', 'header', 'text', 'size')
   left, term = math.max(tonumber(field[1]) - now, 0), tonumber(field[2])
   if mayClose and left == 0 then
-    if field[4] ~= '' then store(channel, field[4], field[5], tonumber(field[6])) end
+    if field[4] ~= '' then store(channel, field[4], field[5], tonumber(field[6]), MOST) end
     close(channel, field[3])
     left, term = -1, -1
   end
@@ -210,6 +209,7 @@ elseif not channel.closed then
   local ttl = redis.call('PTTL', state)
   if ttl >= 0 and ttl < IDLE then redis.call('PEXPIRE', state, IDLE) end
 end
+redis.call('PEXPIRE', news, DAY)
 local newest = redis.call('XREVRANGE', news, '+', '-', 'COUNT', 1)[1]
 local known = channel.last ~= channel.origin or channel.closed or channel.owner
 return { channel.last, channel.closed and 1 or 0, known and 1 or 0, isWhole(channel), left, term, newest and newest[1] or '0-0' }
