@@ -26,6 +26,7 @@ function readTable (heading: string, folder: string): string[][] {
 
 const ROOMS = readTable('Rooms', '')
 const CHANNELS = readTable('Channels', 'lib/channels/')
+const REDIS = readTable('Redis', 'lib/brokers/redis/')
 
 /** The row in which a file is, by itself or with its folder; -1: in none. */
 function rowOf (file: string, table: string[][]): number {
@@ -34,7 +35,8 @@ function rowOf (file: string, table: string[][]): number {
 
 /** Which table tells the order of two files: that of a folder in which both are, else that of all. */
 function tableOf (...files: string[]): string[][] {
-  return files.every((file) => file.startsWith('lib/channels/')) ? CHANNELS : ROOMS
+  const isIn = (folder: string) => files.every((file) => file.startsWith(folder))
+  return isIn('lib/channels/') ? CHANNELS : isIn('lib/brokers/redis/') ? REDIS : ROOMS
 }
 
 /** The files that a file imports or exports from, types too. */
@@ -47,6 +49,7 @@ t.test('the tables are found, and so are the imports', async (t) => {
   t.same(ROOMS[0], ['index.ts'])
   t.ok(ROOMS.length > 20, `${ROOMS.length} rows`)
   t.ok(CHANNELS.length > 8, `${CHANNELS.length} rows of lib/channels/`)
+  t.ok(REDIS.length > 5, `${REDIS.length} rows of lib/brokers/redis/`)
   t.ok(importsOf('index.ts').includes('lib/channels/hub.ts'))
   t.ok(importsOf('index.ts').includes('types/channels.ts'), 'also of types, over several lines')
   t.ok(importsOf('lib/channels/hub.ts').includes('lib/brokers/memory.ts'))
@@ -63,7 +66,7 @@ t.test('every file is in one row of a table', async (t) => {
 })
 
 t.test('every name in a table is that of a file, or of a folder with files', async (t) => {
-  const names = [...ROOMS, ...CHANNELS].flat()
+  const names = [...ROOMS, ...CHANNELS, ...REDIS].flat()
   t.same(names.filter((name) => !FILES.some((file) => rowOf(file, [[name]]) === 0)), [])
 })
 

@@ -1,3 +1,2 @@
 /** What chromium.mjs exports, for the type check of the tests. */
 export function chromiumPath (): string | undefined
-export function installChromium (): void

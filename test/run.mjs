@@ -4,13 +4,20 @@
  */
 import { spawnSync } from 'node:child_process'
 import { existsSync, readdirSync, readFileSync, rmSync } from 'node:fs'
-import { chromiumPath, installChromium } from './chromium.mjs'
+import { install } from './apt.mjs'
+import { chromiumPath } from './chromium.mjs'
 
 const nodes = process.argv.slice(2)
 let passed = 0
 let failed = 0
 
-installChromium()
+const hasRedis = () => spawnSync('redis-server', ['--version']).status === 0
+
+if (chromiumPath() === undefined) install('chromium')
+if (!hasRedis()) install('redis-server')
+if (!hasRedis()) {
+  console.log('redis-server is missing, so the tests that need one are left out. `apt-get install redis-server` brings it on Debian.')
+}
 if (chromiumPath() === undefined) {
   console.log('Chromium is missing, so the browser tests are left out. `apt-get install chromium` brings it on Debian;\n' +
     'elsewhere install Chrome or Chromium and set CHROMIUM to its path.')

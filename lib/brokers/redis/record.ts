@@ -9,6 +9,10 @@ export interface Record {
   text: string
 }
 
+/** What the text is. */
+const DATA = 'd'
+const RAW = 'r'
+
 /** What was read of a log. */
 export interface Stored {
   readonly id: string
@@ -21,8 +25,9 @@ export interface Stored {
 
 /** @param token by which this one is known again, in case that its answer is lost */
 export function toRecord ({ event, data, raw, retry, comment }: Message, token: string): Record {
-  const kind = raw === undefined ? 'data' : 'raw'
-  return { header: JSON.stringify([token, kind, event, retry ?? null, comment ?? null]), text: raw ?? data ?? '' }
+  const header: unknown[] = [token, raw === undefined ? DATA : RAW, event]
+  if (retry !== undefined || comment !== undefined) header.push(retry, comment)
+  return { header: JSON.stringify(header), text: raw ?? data ?? '' }
 }
 
 /** @returns undefined where it is none of ours */
@@ -42,8 +47,9 @@ function toMessage (header: unknown, text: unknown): Message | undefined {
     const [, kind, event, ...rest]: unknown[] = JSON.parse(header as string)
     const [retry, comment] = rest.map((value) => value ?? undefined)
     const fields = checkEvent({ event, raw: checkRaw(text), retry, comment } as SseEvent)
-    if (kind !== 'raw') JSON.parse(text as string)
-    const message: Message = { event: fields.event, [kind === 'raw' ? 'raw' : 'data']: text }
+    if (kind !== RAW && kind !== DATA) return undefined
+    if (kind === DATA) JSON.parse(text as string)
+    const message: Message = { event: fields.event, [kind === RAW ? 'raw' : 'data']: text }
     if (fields.retry !== undefined) message.retry = fields.retry
     if (fields.comment !== undefined) message.comment = fields.comment
     return message
