@@ -2,7 +2,7 @@
  * The programs in README.md and docs/*.md: each compiles, runs, and answers its own routes. A block of `ts` or `js` is a
  * whole program that ends by itself or listens on port 3000. A comment on the line before it says otherwise:
  * `<!-- test: skip -->` a fragment, or not for Node; `<!-- test: types -->` is compiled, not run; `<!-- test: runs -->`
- * must end by itself.
+ * must end by itself. Programs that look for REDIS_URL are given a Redis.
  */
 import { fork, spawnSync, type ChildProcess } from 'node:child_process'
 import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
@@ -11,6 +11,7 @@ import { text } from 'node:stream/consumers'
 import { fileURLToPath } from 'node:url'
 import t from 'tap'
 import ts from 'typescript'
+import { noRedis, startRedis } from './redis-server.ts'
 
 t.setTimeout(300_000)
 const TIME_LIMIT = 20_000
@@ -19,7 +20,7 @@ const root = dirname(dirname(fileURLToPath(import.meta.url)))
 const tsc = join(root, 'node_modules/typescript/bin/tsc')
 
 /** The environment for programs: tap, which puts itself into every child process, must not count what they run in `dist`. */
-const env = { ...process.env, _TAPJS_PROCESSINFO_COVERAGE_: '0' }
+const env: NodeJS.ProcessEnv = { ...process.env, _TAPJS_PROCESSINFO_COVERAGE_: '0' }
 
 type Mode = 'auto' | 'skip' | 'types' | 'runs'
 
@@ -266,8 +267,11 @@ for (const file of files) {
     const blocks = extract(file, readFileSync(join(root, file), 'utf8'))
     if (file === 'README.md') t.ok(blocks.some(({ mode }) => mode === 'auto'), 'it has programs')
     t.strictSame(programs.typeErrors(blocks), [], 'all of them compile')
+    const needsRedis = ({ code }: Block) => code.includes('REDIS_URL')
+    if (noRedis === false && blocks.some(needsRedis)) env.REDIS_URL = `redis://127.0.0.1:${(await startRedis(t)).port}`
     for (const block of blocks) {
-      if (block.mode === 'auto' || block.mode === 'runs') t.equal(await programs.fault(block), undefined, block.at)
+      const skip = needsRedis(block) ? noRedis : false
+      if (block.mode === 'auto' || block.mode === 'runs') t.equal(await programs.fault(block), undefined, block.at, { skip })
     }
   })
 }

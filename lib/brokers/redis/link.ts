@@ -50,8 +50,8 @@ interface Pending extends Order {
   reject (error: unknown): void
 }
 
-/** Of `ioredis`, where it is asked for again by a link. */
-const AGAIN = { autoResendUnfulfilledCommands: false, enableOfflineQueue: false, maxRetriesPerRequest: 0 }
+/** It is the link that asks again, and that keeps what waits. */
+const NEVER_AGAIN = { autoResendUnfulfilledCommands: false, enableOfflineQueue: false, maxRetriesPerRequest: 0 }
 
 /** Milliseconds after which what a node of a cluster has not answered is asked for again. */
 const RETURN = 100
@@ -234,7 +234,7 @@ function unavailable (error: Error): Error {
 /** A connection of its own: what others ask for by the same one must not wait behind it, nor it behind theirs. */
 function duplicate (client: RedisClient): Connection {
   const own = {
-    ...AGAIN,
+    ...NEVER_AGAIN,
     keyPrefix: '',
     lazyConnect: true,
     protocol: 2,
