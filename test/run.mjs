@@ -35,7 +35,7 @@ process.exitCode = failed === 0 ? 0 : 1
 
 /** All but those of the package and of the examples, which would be no other on another Node, and take their time. */
 function ofTheLibrary () {
-  const others = ['package', 'demo', 'examples'].map((name) => `${name}.test.ts`)
+  const others = ['package', 'demo', 'demo-cluster', 'examples'].map((name) => `${name}.test.ts`)
   return readdirSync('test').filter((name) => name.endsWith('.test.ts') && !others.includes(name)).map((name) => `test/${name}`)
 }
 
