@@ -98,6 +98,7 @@ class RedisStreams implements RedisBroker {
   }
 
   async listen (name: string, listener: Listener): Promise<Listening> {
+    if (this.#ended) throw new BrokerUnavailable('it was ended')
     const reader = this.#readerOf(name)
     const channel = reader.get(name) ?? new Watched(name)
     reader.add(channel)

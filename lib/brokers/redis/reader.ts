@@ -75,10 +75,14 @@ export class Reader {
   }
 
   delete (channel: Watched): void {
-    if (this.#channels.get(channel.name) === channel) this.#channels.delete(channel.name)
+    if (this.#has(channel)) this.#channels.delete(channel.name)
     this.#rung.delete(channel)
     this.#recent.delete(channel)
     clearTimeout(channel.lease)
+  }
+
+  #has (channel: Watched): boolean {
+    return this.#channels.get(channel.name) === channel
   }
 
   /** @param news their newest position, at the moment from which the first channel is to be read */
@@ -128,12 +132,15 @@ export class Reader {
 
   async #check (channel: Watched): Promise<void> {
     const { position } = channel
-    if (position !== undefined) {
-      const { whole, last } = await look(this.#link, this.#keys, channel.name, position)
-      if (this.#channels.get(channel.name) !== channel) return
-      if (!whole) channel.lose(last)
+    // Since it was asked from where it is read, something may have come.
+    if (position === undefined) {
+      this.#rung.add(channel)
+      return
     }
-    this.#rung.add(channel)
+    const { whole, last, closed } = await look(this.#link, this.#keys, channel.name, position)
+    if (!this.#has(channel)) return
+    if (!whole && channel.position === position) channel.lose(last)
+    if (closed || channel.position !== last) this.#rung.add(channel)
   }
 
   async #breathe (): Promise<void> {
@@ -152,10 +159,13 @@ export class Reader {
     const positions = [this.#news, ...channels.map(({ read }) => read)]
     const streams = new Map(await this.#ask('XREAD', ...block, 'COUNT', count, 'STREAMS', ...keys, ...positions) as Streams)
     for (const [index, channel] of channels.entries()) {
+      if (!this.#has(channel)) continue
       const entries = streams.get(keys[index + 1]!) ?? []
-      if (entries.length < count) this.#rung.delete(channel)
+      // Meanwhile it may have been learnt that something was lost.
+      const isNext = channel.read === positions[index + 1]
+      if (isNext && entries.length < count) this.#rung.delete(channel)
       else this.#rung.add(channel)
-      if (entries.length > 0) this.#take(channel, entries)
+      if (isNext && entries.length > 0) this.#take(channel, entries)
     }
     const news = streams.get(this.#keys.news) ?? []
     // News that were missed show by how many there are.
@@ -178,10 +188,10 @@ export class Reader {
   }
 
   #take (channel: Watched, entries: Entries): void {
-    if (this.#channels.get(channel.name) === channel) this.#remember(channel)
+    this.#remember(channel)
     for (const value of entries) {
       // A listener may have been the last one.
-      if (this.#channels.get(channel.name) !== channel) return
+      if (!this.#has(channel)) return
       const stored = parseStored(value)
       if (stored === undefined) {
         channel.read = value[0]
