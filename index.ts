@@ -103,7 +103,7 @@ export default exported
 export { exported as fastifySse, exported as 'module.exports', memoryBroker, redisBroker }
 export type { Broker, Entry, History, Hold, Listener, Listening, Message, Most, Page } from './lib/broker.ts'
 export type { RedisBroker, RedisBrokerOptions } from './lib/brokers/redis.ts'
-export type { RedisClient } from './lib/brokers/redis/link.ts'
+export type { RedisClient } from './lib/brokers/redis/client.ts'
 export type { HubOptions } from './lib/channels/hub.ts'
 export type { ReceivedEvent } from './lib/channels/message.ts'
 export type { ChannelOptions, RunEnd, RunOptions } from './lib/channels/options.ts'

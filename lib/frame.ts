@@ -27,7 +27,12 @@ export function idFrame (id: string): string {
 
 /** A block that sets the client's reconnection time, in milliseconds. */
 export function retryFrame (ms: number): string {
-  return `retry: ${ms}\n\n`
+  return retryLine(ms) + '\n'
+}
+
+/** The same where no ID was sent yet: the empty line that ends a block would take the client's last event ID away. */
+export function retryLine (ms: number): string {
+  return `retry: ${ms}\n`
 }
 
 /** One line for each line of the text: lines end with CRLF, CR or LF, and a client joins `data` lines with LF. */

@@ -7,7 +7,7 @@ import { encodeFirstEvent } from './encoder.ts'
 import { AlreadySent, InvalidLastEventId, InvalidSource, ShuttingDown } from './errors.ts'
 import { Feed } from './feed.ts'
 import { follow } from './follow.ts'
-import { retryFrame } from './frame.ts'
+import { retryLine } from './frame.ts'
 import type { LastEventId } from './last-event-id.ts'
 import { asError, logError } from './log.ts'
 import { onAbort } from './on-abort.ts'
@@ -131,7 +131,7 @@ function refuse (plugin: Plugin, reply: FastifyReply, options: ResolvedOptions, 
     // Of an error Fastify's handler tells nobody here.
     if (!(error instanceof ShuttingDown)) logError(reply.log, 'warn', error, 'event stream refused')
     setDefaultHeaders(reply)
-    reply.send(retryFrame(ms))
+    reply.send(retryLine(ms))
   } else {
     reply.header('retry-after', Math.ceil(ms / 1_000)).send(error)
   }

@@ -303,11 +303,11 @@ t.test('a new stream while the server closes, for an EventSource: an empty strea
   const { closed } = await close()
   for (const accept of ['text/event-stream', 'application/json;q=0.5, Text/Event-Stream;q=0.9']) {
     const client = connect(t, port).get('/late', `Accept: ${accept}`)
-    await client.until('retry: 2500\n\n')
+    await client.until('retry: 2500\n')
     t.match(client.head, /^HTTP\/1\.1 200 /)
     t.match(client.head, /\r\ncontent-type: text\/event-stream(\r\n|$)/)
     t.match(client.head, /\r\ncache-control: no-cache, no-transform(\r\n|$)/)
-    t.equal(client.body, 'retry: 2500\n\n')
+    t.equal(client.body, 'retry: 2500\n')
     await client.untilClosed()
   }
   t.equal(late.state.started, false)
@@ -323,7 +323,7 @@ t.test('a handler that is in flight when closing starts gets no stream, and hold
       await untilEntered()
       const { closed } = await close()
       gate.resolve()
-      await client.until(accept === '*/*' ? '}' : 'retry: 2500\n\n')
+      await client.until(accept === '*/*' ? '}' : 'retry: 2500\n')
       t.match(client.head, accept === '*/*' ? /^HTTP\/1\.1 503 / : /^HTTP\/1\.1 200 /)
       t.equal(late.state.started, false)
       t.match(app.sse.stats(), { open: 1, opened: 2, refused: 1 })

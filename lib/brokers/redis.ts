@@ -3,10 +3,11 @@ import { randomBytes } from 'node:crypto'
 import { sizeOf, type Broker, type Entry, type History, type Hold, type Listener, type Listening, type Message, type Most, type Page } from '../broker.ts'
 import { describe } from '../describe.ts'
 import { BEGINNING, isEntryId } from '../entry-id.ts'
-import { BrokerUnavailable, ChannelClosed, InvalidOption } from '../errors.ts'
+import { BrokerUnavailable, ChannelClosed, InvalidOption, OutcomeUnknown } from '../errors.ts'
 import { checkOptions, isFunction, isInteger } from '../options.ts'
 import { Keys, shardOf } from './redis/keys.ts'
-import { Link, type LinkOptions, type RedisClient } from './redis/link.ts'
+import type { RedisClient } from './redis/client.ts'
+import { Link, type LinkOptions } from './redis/link.ts'
 import { damaged, look, type Look } from './redis/look.ts'
 import { Reader } from './redis/reader.ts'
 import { parseStored, toRecord, type Stored } from './redis/record.ts'
@@ -71,12 +72,14 @@ class RedisStreams implements RedisBroker {
   async append (channel: string, message: Message, { events, bytes, age }: History): Promise<string> {
     const { header, text } = toRecord(message, this.#newToken())
     const { keys } = this.#shardOf(channel)
-    let since = 0
+    let since = ''
     const id = await this.#writer.evaluate(APPEND, keys.of(channel), (again) => {
-      if (!again) since = this.#writer.safeTime
-      return [channel, this.#writer.tag, header, text, sizeOf(message), events, bytes, age === false ? '' : age, again ? `${since}-0` : '']
-    }, 'here')
+      const after = since
+      if (!again) since = `${this.#writer.time}-0`
+      return [channel, this.#writer.tag, header, text, sizeOf(message), events, bytes, age === false ? '' : age, again ? after : '']
+    }, 'known')
     if (id === null) throw new ChannelClosed(channel)
+    if (id === 0) throw new OutcomeUnknown('the connection broke, and what was stored last is retained no more')
     return id as string
   }
 
@@ -143,7 +146,8 @@ class RedisStreams implements RedisBroker {
   /** Who only publishes has no reader. */
   #readerOf (channel: string): Reader {
     const shard = this.#shardOf(channel)
-    shard.reader ??= new Reader(this.#connect(), shard.keys)
+    const { keys } = shard
+    shard.reader ??= new Reader(this.#connect(), keys, this.#options.onError, (held) => this.#visit(held, keys, -1))
     return shard.reader
   }
 
@@ -152,32 +156,34 @@ class RedisStreams implements RedisBroker {
   }
 
   /** Of who holds the channel others learn by the clock that he is dead. Not in the first lease after Redis was away. */
-  #expectEnd (channel: Watched, keys: Keys, { left, term }: Look): void {
+  #expectEnd (channel: Watched, keys: Keys, { left, term }: Pick<Look, 'left' | 'term'>): void {
     clearTimeout(channel.lease)
     if (left < 0 || channel.isIdle) return
     const sinceConnected = performance.now() - this.#writer.connectedAt
     const soon = Math.max(left, term - sinceConnected) + Math.random() * Math.min(term / 4, 1_000) + 1
-    channel.lease = setTimeout(() => this.#visit(channel, keys, true, term), soon).unref()
+    channel.lease = setTimeout(() => this.#visit(channel, keys, term), soon).unref()
   }
 
-  /** Looks whether something was lost that nobody has told, and keeps the position known meanwhile. */
-  async #visit (channel: Watched, keys: Keys, mayClose: boolean, term: number): Promise<void> {
+  /**
+   * Looks whether something was lost that nobody has told, and keeps the position known meanwhile.
+   * @param term the length of the lease that should have run out; -1: none
+   */
+  async #visit (channel: Watched, keys: Keys, term: number): Promise<void> {
     const { position } = channel
-    if (position === undefined) return
     try {
-      const seen = await look(this.#writer, keys, channel.name, position, mayClose)
+      const seen = await look(this.#writer, keys, channel.name, position, term < 0 ? Infinity : term)
       if (!seen.whole && channel.position === position) channel.lose(seen.last)
       this.#expectEnd(channel, keys, seen)
     } catch {
       // The link tells why.
-      this.#expectEnd(channel, keys, { left: term, term } as Look)
+      this.#expectEnd(channel, keys, { left: term, term })
     }
   }
 
   async #visitAll (): Promise<void> {
     for (const { keys, reader } of this.#shards) {
       for (const channel of reader?.channels ?? []) {
-        if (!this.#ended) await this.#visit(channel, keys, false, -1)
+        if (!this.#ended) await this.#visit(channel, keys, -1)
       }
     }
     this.#visitLater()

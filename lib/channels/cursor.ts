@@ -172,9 +172,9 @@ export class Cursor implements Reading, Reader {
     if (last !== undefined) {
       this.#give(new Batch(page.entries.map(framed)))
       this.#moveTo(last.id)
-    } else if (compareEntryIds(this.#position, boundary) < 0) {
+    } else {
       // Nothing to be read back: nothing is before what the replica was being given when it was asked for.
-      this.#moveTo(boundary)
+      this.#moveTo(compareEntryIds(this.#position, boundary) < 0 ? boundary : this.#position)
     }
   }
 
@@ -208,7 +208,7 @@ export class Cursor implements Reading, Reader {
   #takeFromBefore (): void {
     const { log, newest } = this.#replica
     // The log has lost its way, but nothing that the cursor has not had.
-    if (compareEntryIds(this.#position, log.base) >= 0) return this.#moveTo(this.#position)
+    if (this.#position === log.base) return this.#moveTo(this.#position)
     if (this.#live && this.#channel.onLag === 'latest' && newest?.reaches(this.#position)) {
       this.#parts.push({ is: 'lag' })
       this.#compacting = true

@@ -1,28 +1,13 @@
 /**
- * One connection to Redis, which outlives its breaks. What is asked for is sent in order, waits while Redis is out of
- * reach, and is asked for again where the connection broke before the answer; in bounded time it is settled.
+ * One way to Redis, which outlives its connections. What is asked for is sent in order, waits while Redis is out of reach,
+ * and is asked for again where the connection broke before the answer, if that is safe. In bounded time it is settled.
  */
 import { BrokerUnavailable, OutcomeUnknown } from '../../errors.ts'
 import { reasonOf } from '../../describe.ts'
+import {
+  duplicate, openSession, readClock, type Argument, type Connection, type RedisClient, type Session
+} from './client.ts'
 import { STEP, type Script } from './scripts.ts'
-
-type Argument = string | number
-
-/** What is needed of a connection of ioredis. */
-interface Connection {
-  readonly status: string
-  on (event: string, listener: (error: Error) => void): unknown
-  call (command: string, ...args: Argument[]): Promise<unknown>
-  connect (): Promise<void>
-  disconnect (reconnect?: boolean): void
-}
-
-/** A client of ioredis 5 or 6: `new Redis(…)` or `new Cluster(…)`. */
-export interface RedisClient {
-  readonly isCluster: boolean
-  readonly options: { keyPrefix?: string | undefined }
-  duplicate (...options: any[]): any
-}
 
 export interface LinkOptions {
   scripts: readonly Script[]
@@ -35,8 +20,8 @@ export interface LinkOptions {
 export interface Order {
   /** @param again whether it may have been carried out before */
   args: (again: boolean) => Argument[]
-  /** Whether it can be asked for again: 'here' is by the same server process, which remembers. */
-  repeat: 'always' | 'here' | 'never'
+  /** Whether it can be carried out twice: 'known' is where the same server process answers, which knows it again. */
+  repeat: 'always' | 'known' | 'never'
   /** Milliseconds by which it may take longer. */
   longer?: number
 }
@@ -44,17 +29,22 @@ export interface Order {
 interface Pending extends Order {
   /** Those that are asked for again keep their place. */
   number: number
-  sentTo: string | undefined
-  timer: NodeJS.Timeout | undefined
+  /** It may have been carried out. */
+  tried: boolean
+  timer: NodeJS.Timeout
   resolve (reply: unknown): void
   reject (error: unknown): void
 }
 
-/** It is the link that asks again, and that keeps what waits. */
-const NEVER_AGAIN = { autoResendUnfulfilledCommands: false, enableOfflineQueue: false, maxRetriesPerRequest: 0 }
+/** What Redis says, or ioredis, where nothing was carried out, and should be before long. */
+const LATER = /\b(NOSCRIPT|READONLY|LOADING|CLUSTERDOWN|TRYAGAIN|MOVED|ASK) |enableOfflineQueue/
 
-/** Milliseconds after which what a node of a cluster has not answered is asked for again. */
-const RETURN = 100
+/** Milliseconds until then. */
+const SOON = 100
+
+/** Milliseconds between two looks at the clock of Redis, and by how much it may be off meanwhile, or be set back. */
+const CLOCK = 60_000
+const INEXACT = 1_000
 
 export class Link {
   /** How often it was connected; 0: not yet. */
@@ -63,50 +53,46 @@ export class Link {
   connectedAt = 0
   /** Drawn anew for each connection. */
   tag = 0
-  readonly #client: Connection
-  readonly #isCluster: boolean
+  readonly #connection: Connection
   readonly #options: LinkOptions
+  readonly #clock: NodeJS.Timeout
   readonly #waiting: Pending[] = []
   readonly #sent = new Set<Pending>()
   #number = 0
+  #session: Session | undefined
+  /** Whether what was tried by the last connection is known again by this one, and no longer on its way. */
+  #knows = false
   #usable = false
+  /** The latest attempt to make it so. */
+  #opening: object | undefined
   #told = false
   #ended = false
-  /** Which server process it is connected to; of a cluster that is not known. */
-  #server = ''
-  /** The clock of Redis less that of this process. */
-  #ahead = 0
   #lastError: Error | undefined
 
   constructor (client: RedisClient, options: LinkOptions) {
     this.#options = options
-    this.#isCluster = client.isCluster
-    this.#client = duplicate(client)
-    this.#client.on('ready', () => {
-      this.#open().catch((error: Error) => {
-        this.#lastError = error
-        this.#client.disconnect(true)
-      })
-    })
-    this.#client.on('close', () => this.#lose())
-    this.#client.on('error', (error) => { this.#lastError = error })
+    this.#connection = duplicate(client)
+    this.#connection.on('ready', () => this.#open())
+    this.#connection.on('close', () => this.#lose())
+    this.#connection.on('error', (error) => { this.#lastError = error })
     // It tries again by itself, and tells by 'error'.
-    this.#client.connect().catch(() => {})
+    this.#connection.connect().catch(() => {})
+    this.#clock = setInterval(() => this.#setClock(), CLOCK).unref()
   }
 
-  /** Milliseconds since 1970 by the clock of Redis, or a minute less, should that be set back. */
-  get safeTime (): number {
-    return Math.floor(performance.now() + this.#ahead) - 60_000
+  /** Milliseconds since 1970 by the clock of Redis, or a little less. */
+  get time (): number {
+    return Math.floor(performance.now() + (this.#session?.ahead ?? 0) - INEXACT)
   }
 
   /** @throws (rejects) {BrokerUnavailable | OutcomeUnknown} */
   ask (order: Order): Promise<unknown> {
     return new Promise((resolve, reject) => {
-      const pending: Pending = { ...order, number: this.#number++, sentTo: undefined, timer: undefined, resolve, reject }
       if (this.#ended) return reject(this.#unavailable())
-      pending.timer = setTimeout(() => this.#expire(pending), this.#options.timeout + (order.longer ?? 0))
+      const timer = setTimeout(() => this.#expire(pending), this.#options.timeout + (order.longer ?? 0))
+      const pending: Pending = { ...order, number: this.#number++, tried: false, timer, resolve, reject }
       this.#waiting.push(pending)
-      if (this.#usable) this.#flush()
+      this.#flush()
     })
   }
 
@@ -119,82 +105,93 @@ export class Link {
   end (): void {
     this.#ended = true
     this.#usable = false
-    this.#client.disconnect()
-    for (const pending of [...this.#sent, ...this.#waiting]) this.#settle(pending, () => pending.reject(this.#failureOf(pending)))
+    clearInterval(this.#clock)
+    this.#connection.disconnect()
+    for (const pending of [...this.#sent, ...this.#waiting]) this.#fail(pending)
     this.#waiting.length = 0
   }
 
-  /** A new connection: scripts first, as two of one channel must not be carried out in another order. */
   async #open (): Promise<void> {
-    const { scripts } = this.#options
-    const before = performance.now()
-    const [info, time] = await Promise.all([
-      this.#isCluster ? '' : this.#client.call('INFO', 'server'),
-      this.#client.call('TIME'),
-      ...scripts.map(({ text }) => this.#client.call('SCRIPT', 'LOAD', text))
-    ])
-    const [seconds, microseconds] = time as [string, string]
-    this.#ahead = Number(seconds) * 1_000 + Number(microseconds) / 1_000 - before
-    this.#server = /^run_id:(\w+)/m.exec(info as string)?.[1] ?? ''
+    const opening = this.#opening = {}
+    try {
+      const session = await openSession(this.#connection, this.#options.scripts)
+      const knows = await this.#isSuccessor(session)
+      if (this.#opening === opening && !this.#ended) this.#begin(session, knows)
+    } catch (error) {
+      this.#lastError = error as Error
+      if (this.#opening === opening) this.#connection.disconnect(true)
+    }
+  }
+
+  /** The server that has known the last connection does away with it: what is still on its way comes too late. */
+  async #isSuccessor ({ server, id }: Session): Promise<boolean> {
+    const last = this.#session
+    if (last === undefined || last.server !== server || server === '') return false
+    if (last.id === id) return true
+    return this.#connection.call('CLIENT', 'KILL', 'ID', last.id).then(() => true, () => false)
+  }
+
+  #begin (session: Session, knows: boolean): void {
+    this.#session = session
+    this.#knows = knows
     this.#usable = true
     this.#told = false
-    this.connections++
     this.tag = Math.floor(Math.random() * STEP)
+    this.connections++
     this.connectedAt = performance.now()
     this.#flush()
   }
 
   #flush (): void {
-    while (this.#usable && this.#client.status === 'ready' && this.#waiting.length > 0) this.#send(this.#waiting.shift()!)
+    while (this.#usable && this.#connection.status === 'ready' && this.#waiting.length > 0) this.#send(this.#waiting.shift()!)
   }
 
   #send (pending: Pending): void {
-    const again = pending.sentTo !== undefined
-    if (again && !this.#mayRepeat(pending)) return this.#settle(pending, () => pending.reject(this.#failureOf(pending)))
-    pending.sentTo = this.#server
+    const { tried, repeat } = pending
+    if (tried && (repeat === 'never' || (repeat === 'known' && !this.#knows))) return this.#fail(pending)
+    pending.tried = true
     this.#sent.add(pending)
-    const [command, ...args] = pending.args(again) as [string, ...Argument[]]
-    this.#client.call(command, ...args).then(
+    const [command, ...args] = pending.args(tried) as [string, ...Argument[]]
+    this.#connection.call(command, ...args).then(
       (reply) => this.#settle(pending, () => pending.resolve(reply)),
-      (error: Error) => this.#refused(pending, error))
+      (error: Error) => this.#sort(pending, tried, error))
   }
 
-  #mayRepeat ({ repeat, sentTo }: Pending): boolean {
-    return repeat === 'always' || (repeat === 'here' && sentTo === this.#server && this.#server !== '')
-  }
-
-  #refused (pending: Pending, error: Error): void {
+  /** @param tried whether it was before */
+  #sort (pending: Pending, tried: boolean, error: Error): void {
     if (!this.#sent.delete(pending)) return
-    if (error.name !== 'ReplyError') {
-      this.#lastError = error
-      this.#sendAgain(pending)
-    } else if (error.message.startsWith('NOSCRIPT')) {
-      const { args } = pending
-      const texts = new Map(this.#options.scripts.map(({ sha, text }) => [sha, text]))
-      pending.args = (again) => {
-        const [, sha, ...rest] = args(again)
-        return ['EVAL', texts.get(sha as string)!, ...rest]
-      }
-      pending.sentTo = undefined
-      this.#send(pending)
+    if (LATER.test(error.message)) {
+      pending.tried = tried
+      this.#return(pending)
+      this.#rest(error)
+    } else if (error.name === 'ReplyError') {
+      this.#settle(pending, () => pending.reject(refusal(error)))
     } else {
-      this.#settle(pending, () => pending.reject(unavailable(error)))
+      // The connection broke.
+      this.#lastError = error
+      this.#return(pending)
+      if (this.#connection.nodes !== undefined) this.#rest(error)
     }
   }
 
-  /** The connection broke. */
-  #sendAgain (pending: Pending): void {
-    if (pending.repeat === 'never' || this.#ended) {
-      return this.#settle(pending, () => pending.reject(this.#failureOf(pending)))
-    }
+  #return (pending: Pending): void {
+    if (this.#ended || pending.repeat === 'never') return this.#fail(pending)
     const at = this.#waiting.findIndex(({ number }) => number > pending.number)
     this.#waiting.splice(at === -1 ? this.#waiting.length : at, 0, pending)
-    // A cluster does not tell when a node is there again.
-    if (this.#isCluster) setTimeout(() => this.#flush(), RETURN)
+  }
+
+  /** What is asked for later must not overtake what has to wait. */
+  #rest ({ message }: Error): void {
+    if (!this.#usable) return
+    this.#usable = false
+    if (/MOVED|ASK/.test(message)) this.#connection.refreshSlotsCache?.()
+    const opening = this.#opening
+    setTimeout(() => { if (this.#opening === opening && !this.#ended) this.#open() }, SOON)
   }
 
   #lose (): void {
     this.#usable = false
+    this.#opening = undefined
     if (this.#told || this.#ended) return
     this.#told = true
     this.#options.onError(this.#unavailable(), 'Redis is out of reach')
@@ -202,19 +199,19 @@ export class Link {
 
   #expire (pending: Pending): void {
     if (!this.#sent.has(pending)) this.#waiting.splice(this.#waiting.indexOf(pending), 1)
-    this.#settle(pending, () => pending.reject(this.#failureOf(pending)))
+    this.#fail(pending)
     // A connection that has not answered for so long, be it what was asked for or who is there, is none.
-    if (['connect', 'ready'].includes(this.#client.status)) this.#client.disconnect(true)
+    if (['connect', 'ready'].includes(this.#connection.status)) this.#connection.disconnect(true)
+  }
+
+  #fail (pending: Pending): void {
+    this.#settle(pending, () => pending.reject(pending.tried ? new OutcomeUnknown(this.#reason) : this.#unavailable()))
   }
 
   #settle (pending: Pending, settle: () => void): void {
     clearTimeout(pending.timer)
     this.#sent.delete(pending)
     settle()
-  }
-
-  #failureOf ({ sentTo }: Pending): Error {
-    return sentTo === undefined ? this.#unavailable() : new OutcomeUnknown(this.#reason)
   }
 
   #unavailable (): Error {
@@ -225,34 +222,14 @@ export class Link {
     if (this.#ended) return 'it was ended'
     return `Redis is out of reach${this.#lastError === undefined ? '' : ` (${reasonOf(this.#lastError)})`}`
   }
-}
 
-function unavailable (error: Error): Error {
-  return Object.assign(new BrokerUnavailable(`Redis says: ${reasonOf(error)}`), { cause: error })
-}
-
-/** A connection of its own: what others ask for by the same one must not wait behind it, nor it behind theirs. */
-function duplicate (client: RedisClient): Connection {
-  const own = {
-    ...NEVER_AGAIN,
-    keyPrefix: '',
-    lazyConnect: true,
-    protocol: 2,
-    retryStrategy: (times: number) => Math.random() * Math.min(50 * 2 ** Math.min(times, 6), 2_000),
-    // After a failover this is the former master.
-    reconnectOnError: (error: Error) => error.message.startsWith('READONLY')
+  async #setClock (): Promise<void> {
+    const session = this.#session
+    if (!this.#usable || session === undefined || session.server === '') return
+    session.ahead = await readClock(this.#connection).catch(() => session.ahead)
   }
-  const withoutTimeouts = { commandTimeout: undefined, socketTimeout: undefined, blockingTimeout: undefined }
-  if (!client.isCluster) return client.duplicate({ ...own, ...withoutTimeouts })
-  const { keyPrefix, lazyConnect, enableOfflineQueue } = own
-  return client.duplicate([], {
-    keyPrefix,
-    lazyConnect,
-    enableOfflineQueue,
-    // What a node has not answered the link asks for again by itself: not everything can be.
-    retryDelayOnFailover: 0,
-    scaleReads: 'master',
-    clusterRetryStrategy: own.retryStrategy,
-    redisOptions: withoutTimeouts
-  })
+}
+
+function refusal (error: Error): Error {
+  return Object.assign(new BrokerUnavailable(`Redis says: ${reasonOf(error)}`), { cause: error })
 }

@@ -21,11 +21,14 @@ export interface Look {
 }
 
 /**
- * @param mayClose where the lease has run out
+ * @param lease the length of the lease that may have run out: then the channel is closed, but not in the first lease
+ *   after Redis was away, when its owner could not renew it
  * @throws (rejects) {BrokerUnavailable | OutcomeUnknown}
  */
-export async function look (link: Link, keys: Keys, name: string, position = '', mayClose = false): Promise<Look> {
-  const reply = await link.evaluate(LOOK, keys.of(name), () => [name, link.tag, position, mayClose ? 1 : 0])
+export async function look (link: Link, keys: Keys, name: string, position = '', lease = Infinity): Promise<Look> {
+  const reply = await link.evaluate(LOOK, keys.of(name), () => {
+    return [name, link.tag, position, performance.now() - link.connectedAt >= lease ? 1 : 0]
+  })
   const [last, closed, known, whole, left, term, news] = reply as [string, number, number, number, number, number, string]
   if (!isEntryId(last) || !isEntryId(news)) throw damaged(name)
   return { last, closed: closed === 1, known: known === 1, whole: whole === 1, left, term, news }

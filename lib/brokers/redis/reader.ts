@@ -5,8 +5,9 @@
  */
 import { setTimeout as wait } from 'node:timers/promises'
 import { compareEntryIds } from '../../entry-id.ts'
+import { BrokerUnavailable, OutcomeUnknown } from '../../errors.ts'
 import type { Keys } from './keys.ts'
-import type { Link } from './link.ts'
+import type { Link, LinkOptions } from './link.ts'
 import { look } from './look.ts'
 import { parseStored } from './record.ts'
 import type { Watched } from './watched.ts'
@@ -44,6 +45,8 @@ type Streams = [key: string, entries: Entries][] | null
 export class Reader {
   readonly #link: Link
   readonly #keys: Keys
+  readonly #onError: LinkOptions['onError']
+  readonly #onHeld: (channel: Watched) => void
   readonly #channels = new Map<string, Watched>()
   /** Those that may have more. */
   readonly #rung = new Set<Watched>()
@@ -57,9 +60,15 @@ export class Reader {
   #running = false
   #ended = false
 
-  constructor (link: Link, keys: Keys) {
+  /**
+   * @param onError told of what is not as it should be
+   * @param onHeld a channel has got an owner
+   */
+  constructor (link: Link, keys: Keys, onError: LinkOptions['onError'], onHeld: (channel: Watched) => void) {
     this.#link = link
     this.#keys = keys
+    this.#onError = onError
+    this.#onHeld = onHeld
   }
 
   get channels (): Watched[] {
@@ -109,9 +118,10 @@ export class Reader {
         if (this.#connection === 0 || this.#connection !== this.#link.connections) await this.#catchUp()
         await this.#readOn()
         if (this.#rung.size === 0) await this.#breathe()
-      } catch {
-        // The link tells why.
+      } catch (error) {
         this.#connection = 0
+        // Of what is wrong with the connection the link tells.
+        if (!(error instanceof BrokerUnavailable || error instanceof OutcomeUnknown)) this.#onError(error, 'what Redis has cannot be read')
         await wait(AGAIN)
       }
     }
@@ -157,7 +167,7 @@ export class Reader {
     const block = rung.length > 0 ? [] : ['BLOCK', this.#rung.size > 0 ? SOON : BLOCK]
     const keys = [this.#keys.news, ...channels.map(({ name }) => this.#keys.log(name))]
     const positions = [this.#news, ...channels.map(({ read }) => read)]
-    const streams = new Map(await this.#ask('XREAD', ...block, 'COUNT', count, 'STREAMS', ...keys, ...positions) as Streams)
+    const streams = new Map(await this.#read([...block, 'COUNT', count, 'STREAMS', ...keys, ...positions], channels))
     for (const [index, channel] of channels.entries()) {
       if (!this.#has(channel)) continue
       const entries = streams.get(keys[index + 1]!) ?? []
@@ -173,11 +183,34 @@ export class Reader {
     this.#hear(news)
   }
 
+  async #read (args: (string | number)[], channels: readonly Watched[]): Promise<Streams> {
+    try {
+      return await this.#ask('XREAD', ...args) as Streams
+    } catch (error) {
+      if (error instanceof BrokerUnavailable && error.cause !== undefined) await this.#setAside(channels)
+      throw error
+    }
+  }
+
+  /** A log in whose place others have put something else must not hold up the rest. */
+  async #setAside (channels: readonly Watched[]): Promise<void> {
+    for (const channel of channels) {
+      const type = await this.#ask('TYPE', this.#keys.log(channel.name))
+      if (type === 'stream' || type === 'none') continue
+      const { last } = await look(this.#link, this.#keys, channel.name)
+      this.#rung.delete(channel)
+      this.#recent.delete(channel)
+      channel.lose(last)
+    }
+  }
+
   #hear (news: Entries): void {
-    for (const [id, [, name, , last]] of news) {
+    for (const [id, [, name, , last, isHeld]] of news) {
       this.#news = id
       const channel = this.#channels.get(name!)
-      if (channel !== undefined && compareEntryIds(last!, channel.read) > 0) this.#rung.add(channel)
+      if (channel === undefined) continue
+      if (compareEntryIds(last!, channel.read) > 0) this.#rung.add(channel)
+      if (isHeld !== undefined) this.#onHeld(channel)
     }
   }
 

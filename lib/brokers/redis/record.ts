@@ -34,9 +34,10 @@ export function toRecord ({ event, data, raw, retry, comment }: Message, token: 
 export function parseStored (value: unknown): Stored | undefined {
   if (!Array.isArray(value) || typeof value[0] !== 'string' || !Array.isArray(value[1])) return undefined
   const id = value[0]
+  const { length } = value[1]
   const [p, previous, kind, , h, header, t, text] = value[1]
-  if (p !== 'p' || typeof previous !== 'string' || !isEntryId(previous)) return undefined
-  const isEnd = kind === 'end'
+  const isEnd = kind === 'end' && length === 4
+  if (p !== 'p' || !(isEnd || length === 8) || typeof previous !== 'string' || !isEntryId(previous)) return undefined
   const message = h === 'h' && t === 't' ? toMessage(header, text) : undefined
   return { id, previous, entry: message && { id, message }, isEnd }
 }

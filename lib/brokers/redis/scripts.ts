@@ -44,10 +44,21 @@ local function digits(number)
   return string.format('%.0f', number)
 end
 
-local function following(id)
+local function parse(id)
   local ms, seq = string.match(id, '^(%d+)-(%d+)$')
-  if now > tonumber(ms) then return digits(now) .. '-' .. digits(tag) end
-  return ms .. '-' .. digits((math.floor(tonumber(seq) / STEP) + 1) * STEP + tag)
+  return tonumber(ms), tonumber(seq)
+end
+
+local function isAfter(a, b)
+  local msOfA, seqOfA = parse(a)
+  local msOfB, seqOfB = parse(b)
+  return msOfA > msOfB or (msOfA == msOfB and seqOfA > seqOfB)
+end
+
+local function following(id)
+  local ms, seq = parse(id)
+  if now > ms then return digits(now) .. '-' .. digits(tag) end
+  return digits(ms) .. '-' .. digits((math.floor(seq / STEP) + 1) * STEP + tag)
 end
 
 local function load()
@@ -57,18 +68,25 @@ local function load()
       closed = field[5], owner = field[6], untilMs = field[7], since = tonumber(field[8]) }
   end
   redis.call('DEL', log)
-  local origin = following('0-0')
+  -- There may have been entries within this millisecond, of which Redis knows nothing any more.
+  local origin = digits(now + 1) .. '-' .. digits(clock[2] % 1000 * STEP + tag)
   redis.call('HSET', state, 'origin', origin, 'last', origin, 'bytes', 0, 'floor', 0, 'since', digits(now))
   redis.call('PEXPIRE', state, IDLE)
   return { origin = origin, last = origin, bytes = 0, floor = 0, since = now }
 end
 
 local function isOurs(entry)
-  return entry[2][1] == 'p'
+  local field = entry[2]
+  return field[1] == 'p' and (#field == 8 or (#field == 4 and field[3] == 'end')) and string.match(field[2], '^%d+-%d+$')
 end
 
-local function ring(id)
-  redis.call('XADD', news, 'MAXLEN', '~', NEWS, '*', 'c', name, 'i', id)
+-- The news are for all channels: whatever others have put there instead makes way.
+local function ring(...)
+  local done = redis.pcall('XADD', news, 'MAXLEN', '~', NEWS, '*', 'c', name, 'i', ...)
+  if type(done) == 'table' and done.err then
+    redis.call('DEL', news)
+    redis.call('XADD', news, '*', 'c', name, 'i', ...)
+  end
 end
 
 local function store(channel, header, text, size, events)
@@ -99,23 +117,28 @@ function script (body: string): Script {
 }
 
 /**
- * ARGV: header, text, size; the history: events, bytes, age or ''; since, the position after which it may have been stored
- * before, by a call whose answer was lost, or ''. Gives the ID; nothing where the channel is closed.
+ * ARGV: header, text, size; the history: events, bytes, age or ''; since, a position after which it may have been stored
+ * by a call whose answer was lost, or ''. Gives the ID; nothing where the channel is closed; 0 where it cannot be known
+ * whether it was stored before.
  */
 export const APPEND = script(`
 local header, text, size = ARGV[3], ARGV[4], tonumber(ARGV[5])
 local events, bytes, age, since = ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[9]
 
+-- The ID that it has; 0 where it may have had one that was trimmed since.
 local function find()
   local to = '+'
-  while true do
+  repeat
     local entries = redis.call('XREVRANGE', log, to, since, 'COUNT', 100)
     for _, entry in ipairs(entries) do
       if entry[2][6] == header then return entry[1] end
+      to = '(' .. entry[1]
     end
-    if #entries < 100 then return nil end
-    to = '(' .. entries[100][1]
-  end
+  until #entries < 100
+  local oldest = redis.call('XRANGE', log, '-', '+', 'COUNT', 1)[1]
+  local channel = load()
+  local base = oldest and isOurs(oldest) and oldest[2][2] or channel.last
+  if base ~= channel.origin and isAfter(base, since) then return 0 end
 end
 
 -- Whether the bytes after the entry fill the history by themselves, or it is too old.
@@ -171,6 +194,7 @@ export const OPEN = script(`
 local owner, lease, forgetAfter = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 local channel = load()
 if channel.closed or (channel.owner and channel.owner ~= owner) then return 0 end
+if not channel.owner then ring(channel.last, 'h', '1') end
 local untilMs = digits(now + lease + forgetAfter)
 redis.call('HSET', state, 'owner', owner, 'due', digits(now + lease), 'term', digits(lease), 'until', untilMs,
   'header', ARGV[6], 'text', ARGV[7], 'size', ARGV[8])
@@ -196,6 +220,12 @@ local function isWhole(channel)
 end
 
 local channel = load()
+-- Redis has come back as it was before: whatever it had between is missing for everybody, and comes before what is to come.
+if position ~= '' and isAfter(position, channel.last) then
+  channel.last = following(position)
+  redis.call('HSET', state, 'last', channel.last)
+  position = '0-0'
+end
 local left, term = -1, -1
 if channel.owner then
   local field = redis.call('HMGET', state, 'due', 'term', 'until', 'header', 'text', 'size')
@@ -229,10 +259,10 @@ local function from(start)
     local entries = redis.pcall('XRANGE', log, start, '+', 'COUNT', math.min(most - #page, 16))
     if entries.err or #entries == 0 then return page end
     for _, entry in ipairs(entries) do
-      if entry[2][3] == 'end' then return page end
-      if isOurs(entry) and size < bytes then
+      if isOurs(entry) then
+        if entry[2][3] == 'end' or size >= bytes then return page end
         page[#page + 1] = entry
-        size = size + #(entry[2][8] or '') + 1
+        size = size + #entry[2][8] + 1
       end
     end
     start = '(' .. entries[#entries][1]
@@ -244,7 +274,12 @@ local channel = load()
 local position = after == '0-0' and channel.origin or after
 if position ~= '' then
   local page = from('(' .. position)
-  if (page[1] and page[1][2][2] or channel.last) == position then return { after, 1, page } end
+  local base = page[1] and page[1][2][2] or channel.last
+  if base == position then return { after, 1, page } end
+  -- Only what comes after the position is missing: others have deleted it, or Redis has come back without it.
+  local own = redis.pcall('XRANGE', log, position, position)
+  local isRetained = page[1] and own[1] and isOurs(own[1])
+  if isRetained or (not page[1] and not isAfter(position, channel.last)) then return { base, 0, page } end
 end
 local page = from('-')
 return { page[1] and page[1][2][2] or channel.last, after == '' and 1 or 0, page }

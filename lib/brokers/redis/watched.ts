@@ -50,7 +50,9 @@ export class Watched {
     const { untold = [] } = recipient
     recipient.untold = undefined
     recipient.boundary = boundary
-    for (const news of untold) this.#tell(recipient, news)
+    for (const news of untold) {
+      if (news.is !== 'lost' || compareEntryIds(news.position, boundary) > 0) this.#tell(recipient, news)
+    }
   }
 
   /** What comes next in the log. */
@@ -84,12 +86,9 @@ export class Watched {
   #tell (recipient: Recipient, news: News): void {
     const { listener, boundary } = recipient
     if (news.is === 'closed') return listener.closed()
-    const position = news.is === 'entry' ? news.entry.id : news.position
-    if (boundary !== undefined) {
-      if (compareEntryIds(position, boundary) <= 0) return
-      recipient.boundary = undefined
-    }
+    if (news.is === 'entry' && boundary !== undefined && compareEntryIds(news.entry.id, boundary) <= 0) return
+    recipient.boundary = undefined
     if (news.is === 'entry') listener.entry(news.entry)
-    else listener.lost(position)
+    else listener.lost(news.position)
   }
 }

@@ -1,0 +1,90 @@
+/** Connections of ioredis, and how they are made: so that nothing is asked for a second time but by us. */
+import type { Script } from './scripts.ts'
+
+export type Argument = string | number
+
+/** A client of ioredis 5 or 6: `new Redis(…)` or `new Cluster(…)`. */
+export interface RedisClient {
+  readonly isCluster: boolean
+  readonly options: { keyPrefix?: string | undefined }
+  duplicate (...options: any[]): any
+}
+
+/** What is needed of a connection, or of those to a cluster. */
+export interface Connection {
+  readonly status: string
+  on (event: string, listener: (error: Error) => void): unknown
+  call (command: string, ...args: Argument[]): Promise<unknown>
+  connect (): Promise<void>
+  disconnect (reconnect?: boolean): void
+  /** Of a cluster. */
+  nodes? (role: 'master'): Connection[]
+  refreshSlotsCache? (): void
+}
+
+/** Milliseconds until the next try to connect, drawn so that not all processes come at once. */
+function retryStrategy (times: number): number {
+  return Math.random() * Math.min(50 * 2 ** Math.min(times, 6), 2_000)
+}
+
+/** A connection of its own, with the options of the client: what others ask for by that must not wait behind ours. */
+export function duplicate (client: RedisClient): Connection {
+  // RESP3 has other shapes. Times are limited by the link: a blocked read is none that takes too long.
+  const node = { protocol: 2, commandTimeout: undefined, socketTimeout: undefined, blockingTimeout: undefined }
+  const all = { keyPrefix: '', lazyConnect: true, enableOfflineQueue: false }
+  if (!client.isCluster) {
+    return client.duplicate({
+      ...all,
+      ...node,
+      autoResendUnfulfilledCommands: false,
+      maxRetriesPerRequest: 0,
+      retryStrategy,
+      // After a failover this is the former master.
+      reconnectOnError: (error: Error) => error.message.startsWith('READONLY')
+    })
+  }
+  return client.duplicate([], {
+    ...all,
+    maxRedirections: 0,
+    retryDelayOnFailover: 0,
+    retryDelayOnClusterDown: 0,
+    scaleReads: 'master',
+    clusterRetryStrategy: retryStrategy,
+    redisOptions: node
+  })
+}
+
+/** What is to be known of a connection before it is used. */
+export interface Session {
+  /** The server process; of a cluster '', as there are several. */
+  server: string
+  /** What the server calls this connection. */
+  id: number
+  /** By how much the clock of Redis is ahead of `performance.now()`, or less. */
+  ahead: number
+}
+
+/** Scripts come first: two appends must not be carried out in another order because one has to wait for its script. */
+export async function openSession (connection: Connection, scripts: readonly Script[]): Promise<Session> {
+  if (connection.nodes !== undefined) {
+    // A node that is not there has no script, and says so when it is.
+    await Promise.allSettled(connection.nodes('master').map((node) => load(node, scripts)))
+    return { server: '', id: 0, ahead: 0 }
+  }
+  const [info, id, ahead] = await Promise.all([
+    connection.call('INFO', 'server'),
+    connection.call('CLIENT', 'ID'),
+    readClock(connection),
+    load(connection, scripts)
+  ])
+  return { server: /^run_id:(\w+)/m.exec(info as string)?.[1] ?? '', id: id as number, ahead }
+}
+
+export async function readClock (connection: Connection): Promise<number> {
+  const [seconds, microseconds] = await connection.call('TIME') as [string, string]
+  return Number(seconds) * 1_000 + Number(microseconds) / 1_000 - performance.now()
+}
+
+function load (connection: Connection, scripts: readonly Script[]): Promise<unknown> {
+  return Promise.all(scripts.map(({ text }) => connection.call('SCRIPT', 'LOAD', text)))
+}

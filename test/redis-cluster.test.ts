@@ -1,0 +1,103 @@
+/** The Redis broker on a cluster of three nodes, over which the shards are spread: the laws hold, and a node may die. */
+import { Cluster, Redis } from 'ioredis'
+import t, { type Test } from 'tap'
+import { createHub, redisBroker, type RedisBroker } from '../index.ts'
+import { brokerLaws } from '../lib/testing/index.ts'
+import { eventually } from '../lib/testing/law.ts'
+import { until } from './helpers.ts'
+import { adminOf, freePort, noRedis, Published, startRedis, Witness, type RedisServer } from './redis-server.ts'
+
+t.setTimeout(120_000)
+
+const NODES = 3
+const SLOTS = 16_384
+const SHARDS = 8
+
+interface Node {
+  server: RedisServer
+  admin: Redis
+}
+
+/** A cluster whose nodes know each other and have a third of the slots each. */
+async function startCluster (t: Test): Promise<Node[]> {
+  const nodes: Node[] = []
+  for (let index = 0; index < NODES; index++) {
+    const server = await startRedis(t,
+      '--cluster-enabled', 'yes', '--cluster-port', String(await freePort()), '--cluster-node-timeout', '1000',
+      '--cluster-require-full-coverage', 'no', '--appendonly', 'yes', '--appendfsync', 'always')
+    nodes.push({ server, admin: adminOf(t, server) })
+  }
+  for (const [index, { admin }] of nodes.entries()) {
+    const from = Math.floor(SLOTS / NODES * index)
+    const to = Math.floor(SLOTS / NODES * (index + 1)) - 1
+    await admin.call('CLUSTER', 'ADDSLOTSRANGE', from, to)
+    await admin.call('CLUSTER', 'SET-CONFIG-EPOCH', index + 1)
+  }
+  for (const { server, admin } of nodes.slice(1)) {
+    const [, bus] = await admin.config('GET', 'cluster-port') as string[]
+    await nodes[0]!.admin.call('CLUSTER', 'MEET', '127.0.0.1', server.port, bus!)
+  }
+  await eventually(async () => {
+    const infos = await Promise.all(nodes.map(({ admin }) => admin.call('CLUSTER', 'INFO') as Promise<string>))
+    return infos.every((info) => info.includes('cluster_state:ok') && info.includes(`cluster_known_nodes:${NODES}`))
+  }, 'the nodes are a cluster')
+  return nodes
+}
+
+function clusterBroker (t: Test, nodes: Node[], timeout = 3_000): RedisBroker {
+  const client = new Cluster(nodes.map(({ server }) => ({ host: '127.0.0.1', port: server.port })), { lazyConnect: true })
+  const broker = redisBroker(client, { shards: SHARDS, timeout, onError () {} })
+  t.after(() => broker.end())
+  return broker
+}
+
+t.test('on a cluster of three nodes the broker keeps every law', { skip: noRedis }, async (t) => {
+  const nodes = await startCluster(t)
+  const [one, other] = [clusterBroker(t, nodes), clusterBroker(t, nodes)]
+  for (const { name, check } of brokerLaws) await t.resolves(check({ one, other }), name)
+  for (const { server, admin } of nodes) t.ok(await admin.dbsize() > 0, `${server.port} has some of it`)
+})
+
+t.test('a node is killed in the middle of publishing, and comes back: everything once and in order, nothing is lost',
+  { skip: noRedis }, async (t) => {
+    const nodes = await startCluster(t)
+    const names = Array.from({ length: 24 }, (_, index) => `channel ${index}`)
+    const options = { history: { events: 1_000_000, bytes: 1_000_000_000, age: false }, onLag: 'gap' } as const
+    const publisher = createHub({ broker: clusterBroker(t, nodes) })
+    const reader = createHub({ broker: clusterBroker(t, nodes) })
+    t.after(() => reader.close())
+    const all = names.map((name) => {
+      const published = new Published(publisher.channel(name, options))
+      const witness = new Witness()
+      const channel = reader.channel(name, options)
+      witness.read((after) => channel.subscribe({ after }))
+      return { name, published, witness }
+    })
+    let over = false
+    const publishing = Promise.all(all.map(({ published }) => published.until(() => over)))
+    const stored = () => all.reduce((sum, { published }) => sum + published.ids.size, 0)
+    for (const { server } of nodes.slice(0, 2)) {
+      const before = stored()
+      await until(() => stored() > before + 1_000)
+      await server.kill()
+      const rejected = () => all.reduce((sum, { published }) => sum + published.codes.size, 0)
+      const rejectedBefore = rejected()
+      await until(() => rejected() > rejectedBefore)
+      await server.start()
+      for (const { published } of all) {
+        const { size } = published.ids
+        await until(() => published.ids.size > size, () => 'each channel to be published to again')
+      }
+    }
+    over = true
+    await publishing
+    const last = await Promise.all(all.map(({ published }) => published.last()))
+    await until(() => all.every(({ witness }, index) => witness.has(last[index]!)), () => {
+      const behind = all.filter(({ witness }, index) => !witness.has(last[index]!))
+      return `all to be read: ${behind.map(({ name, witness, published }) => `${name}: ${witness.told.length} of ${published.ids.size}`)}`
+    })
+    for (const { name, published, witness } of all) {
+      t.same(witness.faults(published), [], name)
+      t.equal(witness.gaps, 0, `${name}: no gap`)
+    }
+  })
