@@ -4,7 +4,7 @@ import { NoBody } from './body.ts'
 import { isSubscribable, kSubscribe, type Subscription } from './channels/subscription.ts'
 import { Connection, type Shared } from './connection.ts'
 import { encodeFirstEvent } from './encoder.ts'
-import { AlreadySent, InvalidLastEventId, InvalidSource, ShuttingDown } from './errors.ts'
+import { AlreadySent, InvalidLastEventId, InvalidSource, ShuttingDown, type SseErrorCode } from './errors.ts'
 import { Feed } from './feed.ts'
 import { follow } from './follow.ts'
 import { retryLine } from './frame.ts'
@@ -137,8 +137,13 @@ function refuse (plugin: Plugin, reply: FastifyReply, options: ResolvedOptions, 
   }
 }
 
-/** The engine of the channels is out of reach, and should be back. The error may come from a broker of another package. */
+/** The engine of the channels is out of reach, and should be back. The error may be of another package, or anything. */
 function isAway (error: unknown): error is Error {
-  const code = (error as { code?: unknown } | null | undefined)?.code
-  return error instanceof Error && (code === 'FST_SSE_BROKER_UNAVAILABLE' || code === 'FST_SSE_OUTCOME_UNKNOWN')
+  try {
+    return error instanceof Error && AWAY.includes((error as { code?: unknown }).code)
+  } catch {
+    return false
+  }
 }
+
+const AWAY: unknown[] = ['FST_SSE_BROKER_UNAVAILABLE', 'FST_SSE_OUTCOME_UNKNOWN'] satisfies SseErrorCode[]
