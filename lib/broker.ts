@@ -38,7 +38,8 @@
  * **Holding.** `open` holds a channel for an owner: it is kept, though it may be empty, until it is closed or the lease has
  * run out. The owner renews the lease by opening the channel again; nobody else can hold it meanwhile. Where a lease has
  * run out, the owner is taken to be dead: the engine appends its `will`, if it has one, and closes the channel. While
- * anybody listens this happens within two leases after the last renewal, never within the first.
+ * anybody listens this happens within two leases after the last renewal, or after the engine was out of reach, never
+ * within the first. An owner does not write to a channel that it no longer holds; the engine does not prevent it.
  *
  * **Errors.** Each method returns a promise, never throws, and settles in a time that the broker bounds. A rejected `append`
  * says that the entry may not have been stored. After `close`, `append` rejects with an error whose `code` is

@@ -151,6 +151,9 @@ const CRIMES: [crime: string, law: string, breaking: (broker: Broker) => Partial
   ['forgets the will', 'where a lease has run out', (broker) => ({
     open: (channel, hold) => broker.open(channel, { ...hold, will: undefined })
   })],
+  ['forgets before it tells', 'however soon a channel is forgotten', (broker) => ({
+    open: (channel, hold) => broker.open(channel, hold.forgetAfter === 1 ? { ...hold, lease: 60_000 } : hold)
+  })],
   ['lets a lease run on for ever', 'whose lease has run out before', (broker) => ({
     open: (channel, hold) => broker.open(channel, { ...hold, lease: 60_000 })
   })],

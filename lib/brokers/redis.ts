@@ -1,17 +1,18 @@
 /** Channels on many machines: each a Redis stream (https://redis.io/docs/latest/develop/data-types/streams/). */
 import { randomBytes } from 'node:crypto'
-import { sizeOf, type Broker, type Entry, type History, type Hold, type Listener, type Listening, type Message, type Most, type Page } from '../broker.ts'
+import { sizeOf, type Broker, type History, type Hold, type Listener, type Listening, type Message, type Most, type Page } from '../broker.ts'
 import { describe } from '../describe.ts'
-import { BEGINNING, isEntryId } from '../entry-id.ts'
+import { isEntryId } from '../entry-id.ts'
 import { BrokerUnavailable, ChannelClosed, InvalidOption, OutcomeUnknown } from '../errors.ts'
 import { checkOptions, isFunction, isInteger } from '../options.ts'
 import { Keys, shardOf } from './redis/keys.ts'
 import type { RedisClient } from './redis/client.ts'
 import { Link, type LinkOptions } from './redis/link.ts'
-import { damaged, look, type Look } from './redis/look.ts'
+import { damaged, look } from './redis/look.ts'
 import { Reader } from './redis/reader.ts'
-import { parseStored, toRecord, type Stored } from './redis/record.ts'
-import { APPEND, CLOSE, IDLE, OPEN, READ, SCRIPTS } from './redis/scripts.ts'
+import { toPage, toRecord } from './redis/record.ts'
+import { APPEND, CLOSE, OPEN, READ, SCRIPTS } from './redis/scripts.ts'
+import { Vigil } from './redis/vigil.ts'
 import { Watched } from './redis/watched.ts'
 
 export interface RedisBrokerOptions {
@@ -34,9 +35,11 @@ export interface RedisBroker extends Broker {
   end (): Promise<void>
 }
 
+/** The channels of one hash tag. */
 interface Shard {
   readonly keys: Keys
-  reader: Reader | undefined
+  /** Who only publishes has none. */
+  reading: { reader: Reader, vigil: Vigil } | undefined
 }
 
 class RedisStreams implements RedisBroker {
@@ -48,15 +51,13 @@ class RedisStreams implements RedisBroker {
   readonly #token = randomBytes(6).toString('base64url')
   #appends = 0
   #ended = false
-  #visits: NodeJS.Timeout | undefined
 
   constructor (client: RedisClient, prefix: string, shards: number, options: LinkOptions) {
     this.#client = client
     this.#options = options
     const start = (client.options.keyPrefix ?? '') + prefix
-    this.#shards = Array.from({ length: shards }, (_, shard) => ({ keys: new Keys(start, shard), reader: undefined }))
+    this.#shards = Array.from({ length: shards }, (_, shard) => ({ keys: new Keys(start, shard), reading: undefined }))
     this.#writer = this.#connect()
-    this.#visitLater()
   }
 
   async open (channel: string, { owner, lease, will, forgetAfter }: Hold): Promise<boolean> {
@@ -97,12 +98,12 @@ class RedisStreams implements RedisBroker {
     })
     const [position, complete, page] = reply as [string, number, unknown[]]
     if (!isEntryId(position)) throw damaged(channel)
-    return toPage(position, complete === 1, page.map(parseStored))
+    return toPage(position, complete === 1, page)
   }
 
   async listen (name: string, listener: Listener): Promise<Listening> {
     if (this.#ended) throw new BrokerUnavailable('it was ended')
-    const reader = this.#readerOf(name)
+    const { keys, reader, vigil } = this.#readingOf(name)
     const channel = reader.get(name) ?? new Watched(name)
     reader.add(channel)
     const recipient = channel.add(listener)
@@ -111,14 +112,13 @@ class RedisStreams implements RedisBroker {
       if (channel.isIdle) reader.delete(channel)
     }
     try {
-      const { keys } = this.#shardOf(name)
       const seen = await look(this.#writer, keys, name)
       if (seen.closed) {
         stop()
       } else {
         channel.begin(recipient, seen.last)
         reader.start(seen.news)
-        this.#expectEnd(channel, keys, seen)
+        vigil.expectEnd(channel, seen)
       }
       return { position: seen.last, closed: seen.closed, known: seen.known, stop }
     } catch (error) {
@@ -129,9 +129,11 @@ class RedisStreams implements RedisBroker {
 
   async end (): Promise<void> {
     this.#ended = true
-    clearTimeout(this.#visits)
     const error = new BrokerUnavailable('it was ended')
-    for (const { reader } of this.#shards) reader?.end(error)
+    for (const { reading } of this.#shards) {
+      reading?.vigil.end()
+      reading?.reader.end(error)
+    }
     this.#writer.end()
   }
 
@@ -143,72 +145,20 @@ class RedisStreams implements RedisBroker {
     return this.#shards[shardOf(channel, this.#shards.length)]!
   }
 
-  /** Who only publishes has no reader. */
-  #readerOf (channel: string): Reader {
+  #readingOf (channel: string): { keys: Keys, reader: Reader, vigil: Vigil } {
     const shard = this.#shardOf(channel)
     const { keys } = shard
-    shard.reader ??= new Reader(this.#connect(), keys, this.#options.onError, (held) => this.#visit(held, keys, -1))
-    return shard.reader
+    if (shard.reading === undefined) {
+      const reader = new Reader(this.#connect(), keys, (held) => vigil.visit(held))
+      const vigil = new Vigil(this.#writer, keys, reader)
+      shard.reading = { reader, vigil }
+    }
+    return { keys, ...shard.reading }
   }
 
   #newToken (): string {
     return `${this.#token}${(this.#appends++).toString(36)}`
   }
-
-  /** Of who holds the channel others learn by the clock that he is dead. Not in the first lease after Redis was away. */
-  #expectEnd (channel: Watched, keys: Keys, { left, term }: Pick<Look, 'left' | 'term'>): void {
-    clearTimeout(channel.lease)
-    if (left < 0 || channel.isIdle) return
-    const sinceConnected = performance.now() - this.#writer.connectedAt
-    const soon = Math.max(left, term - sinceConnected) + Math.random() * Math.min(term / 4, 1_000) + 1
-    channel.lease = setTimeout(() => this.#visit(channel, keys, term), soon).unref()
-  }
-
-  /**
-   * Looks whether something was lost that nobody has told, and keeps the position known meanwhile.
-   * @param term the length of the lease that should have run out; -1: none
-   */
-  async #visit (channel: Watched, keys: Keys, term: number): Promise<void> {
-    const { position } = channel
-    try {
-      const seen = await look(this.#writer, keys, channel.name, position, term < 0 ? Infinity : term)
-      if (!seen.whole && channel.position === position) channel.lose(seen.last)
-      this.#expectEnd(channel, keys, seen)
-    } catch {
-      // The link tells why.
-      this.#expectEnd(channel, keys, { left: term, term })
-    }
-  }
-
-  async #visitAll (): Promise<void> {
-    for (const { keys, reader } of this.#shards) {
-      for (const channel of reader?.channels ?? []) {
-        if (!this.#ended) await this.#visit(channel, keys, -1)
-      }
-    }
-    this.#visitLater()
-  }
-
-  #visitLater (): void {
-    if (!this.#ended) this.#visits = setTimeout(() => this.#visitAll(), IDLE / 3).unref()
-  }
-}
-
-/** Entries that are whole and in a chain, from the first on; what is damaged at the start is as good as gone. */
-function toPage (after: string, complete: boolean, page: readonly (Stored | undefined)[]): Page {
-  const entries: Entry[] = []
-  let position = after
-  for (const stored of page) {
-    const isNext = stored?.previous === position || position === BEGINNING
-    if (entries.length > 0 && (!isNext || stored?.entry === undefined)) break
-    complete &&= isNext && stored?.entry !== undefined
-    if (stored === undefined) continue
-    if (!isNext) after = stored.previous
-    position = stored.id
-    if (stored.entry === undefined) after = stored.id
-    else entries.push(stored.entry)
-  }
-  return { after, entries, complete }
 }
 
 const CHECKS = {

@@ -13,6 +13,8 @@ import { kSubscribe, Subscription, Subscribable, type Subject, type SubscribeOpt
 
 /** What the channels of one hub share. */
 export interface HubParts {
+  /** By which its runs are known to be its own. */
+  readonly id: string
   readonly broker: Broker
   readonly iterations: Iterations
   /** Tells the application of an error of its own function that nobody waits for. */

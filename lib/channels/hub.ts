@@ -1,4 +1,5 @@
 /** A hub: the channels, subscriptions and runs of one process, on one broker. It needs no HTTP and no Fastify. */
+import { randomUUID } from 'node:crypto'
 import { memoryBroker } from '../brokers/memory.ts'
 import type { Broker } from '../broker.ts'
 import { describe } from '../describe.ts'
@@ -36,7 +37,7 @@ export class Hub {
   constructor (options: HubOptions, schemas: SharedSchemas = () => ({})) {
     checkOptions(options, { broker: isBroker, onError: isFunction }, 'createHub')
     const { broker = memoryBroker(), onError = warn } = options
-    this.#parts = { broker, onError: quiet(onError), iterations: new Iterations() }
+    this.#parts = { id: randomUUID(), broker, onError: quiet(onError), iterations: new Iterations() }
     this.#compiled = new Compiled(schemas)
     this.runs = new Runs(this.#parts, this.#compiled)
   }

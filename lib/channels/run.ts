@@ -2,7 +2,6 @@
  * A run: a source that outlives any connection, recorded as a channel. It goes on whether or not anybody reads, and
  * whoever reads gets it from its start, or from where he was.
  */
-import { randomUUID } from 'node:crypto'
 import { setTimeout as wait } from 'node:timers/promises'
 import type { Hold } from '../broker.ts'
 import { BEGINNING } from '../entry-id.ts'
@@ -52,6 +51,8 @@ export class Run extends AttachedRun {
   readonly #parts: HubParts
   readonly #hold: Hold
   #renewal: NodeJS.Timeout | undefined
+  /** `performance.now()` of when the lease was asked for that is known to have been given. */
+  #renewedAt = performance.now()
   #settle!: (end: RunEnd | Promise<RunEnd>) => void
   /** Set once it is known that this run is the one that records. */
   #source: Source | undefined
@@ -73,7 +74,8 @@ export class Run extends AttachedRun {
     this.#parts = parts
     const { lease, forgetAfter } = options
     const will = options.will === undefined ? undefined : channel.toMessage(options.will)
-    this.#hold = { owner: randomUUID(), lease, will, forgetAfter }
+    // A hub that tries again, not knowing whether it has started the run, is the same owner.
+    this.#hold = { owner: parts.id, lease, will, forgetAfter }
     this.ended = new Promise((resolve) => { this.#settle = resolve })
     this.#begin(source)
   }
@@ -110,14 +112,14 @@ export class Run extends AttachedRun {
       if (this.#stopped) return this.#finish({ state: 'stopped' })
       this.#renewLater()
       this.#listening = await this.#channel.listen({
-        closed: () => this.#finish({ state: 'stopped' }),
+        closed: () => this.#closedByOthers(),
         // The engine may have forgotten by whom the channel is held.
         lost: () => this.#renew()
       })
       if (this.#ending) this.#listening.stop()
       await this.#record(this.#source)
     } catch (error) {
-      if (isClosed(error)) this.#finish({ state: 'stopped' })
+      if (isClosed(error)) this.#closedByOthers()
       else this.#fail(error)
     }
   }
@@ -128,11 +130,31 @@ export class Run extends AttachedRun {
 
   /** Tried again and again while the broker is out of reach: the engine knows whether the lease has run out. */
   async #renew (): Promise<void> {
-    const held = await this.#parts.broker.open(this.#channel.name, this.#hold).catch(() => true)
+    const asked = performance.now()
+    const held = await this.#parts.broker.open(this.#channel.name, this.#hold).catch(() => undefined)
     if (this.#ending) return
+    if (held === false) return this.#lose()
+    if (held === true) this.#renewedAt = asked
     clearTimeout(this.#renewal)
-    if (held) this.#renewLater()
-    else this.#fail(new RunLost(this.key, this.#hold.lease))
+    this.#renewLater()
+  }
+
+  /** They have stopped it; or they have taken this process for dead, if one renewal after the other has failed. */
+  #closedByOthers (): void {
+    const isHeld = performance.now() - this.#renewedAt < this.#hold.lease * (1 - 1 / RENEWALS)
+    if (isHeld) this.#finish({ state: 'stopped' })
+    else this.#lose()
+  }
+
+  /** Its channel is no longer this run's to write to, nor to close. */
+  #lose (): void {
+    if (this.#ending) return
+    const error = new RunLost(this.key, this.#hold.lease)
+    this.#parts.onError(error, `run '${this.key}' is lost`)
+    this.isRecorder = false
+    this.#letGo()
+    this.#source?.stop(false)
+    this.#settle({ state: 'failed', error })
   }
 
   async #record (source: Source): Promise<void> {
@@ -166,11 +188,15 @@ export class Run extends AttachedRun {
   /** The one way to end; only the first call counts. */
   #finish (end: RunEnd): void {
     if (this.#ending) return
+    this.#letGo()
+    this.#source?.stop(end.state === 'done')
+    this.#settle(this.#close(end))
+  }
+
+  #letGo (): void {
     this.#ending = true
     clearTimeout(this.#renewal)
     this.#listening?.stop()
-    this.#source?.stop(end.state === 'done')
-    this.#settle(this.#close(end))
   }
 
   async #close (end: RunEnd): Promise<RunEnd> {

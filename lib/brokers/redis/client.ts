@@ -6,7 +6,7 @@ export type Argument = string | number
 /** A client of ioredis 5 or 6: `new Redis(…)` or `new Cluster(…)`. */
 export interface RedisClient {
   readonly isCluster: boolean
-  readonly options: { keyPrefix?: string | undefined }
+  readonly options: { keyPrefix?: string | undefined, redisOptions?: object | undefined }
   duplicate (...options: any[]): any
 }
 
@@ -50,7 +50,7 @@ export function duplicate (client: RedisClient): Connection {
     retryDelayOnClusterDown: 0,
     scaleReads: 'master',
     clusterRetryStrategy: retryStrategy,
-    redisOptions: node
+    redisOptions: { ...client.options.redisOptions, ...node }
   })
 }
 

@@ -31,6 +31,8 @@ interface Pending extends Order {
   number: number
   /** It may have been carried out. */
   tried: boolean
+  /** `performance.now()` when it was sent last. */
+  sentAt: number
   timer: NodeJS.Timeout
   resolve (reply: unknown): void
   reject (error: unknown): void
@@ -65,6 +67,9 @@ export class Link {
   #usable = false
   /** The latest attempt to make it so. */
   #opening: object | undefined
+  #patience: NodeJS.Timeout | undefined
+  /** What is waiting is not in its order. */
+  #unsorted = false
   #told = false
   #ended = false
   #lastError: Error | undefined
@@ -72,8 +77,9 @@ export class Link {
   constructor (client: RedisClient, options: LinkOptions) {
     this.#options = options
     this.#connection = duplicate(client)
+    this.#connection.on('connect', () => this.#expectSession())
     this.#connection.on('ready', () => this.#open())
-    this.#connection.on('close', () => this.#lose())
+    this.#connection.on('close', () => this.#disconnected())
     this.#connection.on('error', (error) => { this.#lastError = error })
     // It tries again by itself, and tells by 'error'.
     this.#connection.connect().catch(() => {})
@@ -90,7 +96,7 @@ export class Link {
     return new Promise((resolve, reject) => {
       if (this.#ended) return reject(this.#unavailable())
       const timer = setTimeout(() => this.#expire(pending), this.#options.timeout + (order.longer ?? 0))
-      const pending: Pending = { ...order, number: this.#number++, tried: false, timer, resolve, reject }
+      const pending: Pending = { ...order, number: this.#number++, tried: false, sentAt: 0, timer, resolve, reject }
       this.#waiting.push(pending)
       this.#flush()
     })
@@ -102,13 +108,27 @@ export class Link {
     return this.ask({ args: (again) => ['EVALSHA', script.sha, keys.length, ...keys, ...args(again)], repeat })
   }
 
+  /** What is told of an error must not make another one. */
+  tell (error: unknown, message: string): void {
+    try {
+      this.#options.onError(error, message)
+    } catch {}
+  }
+
   end (): void {
     this.#ended = true
     this.#usable = false
     clearInterval(this.#clock)
+    clearTimeout(this.#patience)
     this.#connection.disconnect()
     for (const pending of [...this.#sent, ...this.#waiting]) this.#fail(pending)
     this.#waiting.length = 0
+  }
+
+  /** A connection on which nobody answers is none. */
+  #expectSession (): void {
+    clearTimeout(this.#patience)
+    this.#patience = setTimeout(() => this.#connection.disconnect(true), this.#options.timeout)
   }
 
   async #open (): Promise<void> {
@@ -119,7 +139,7 @@ export class Link {
       if (this.#opening === opening && !this.#ended) this.#begin(session, knows)
     } catch (error) {
       this.#lastError = error as Error
-      if (this.#opening === opening) this.#connection.disconnect(true)
+      if (this.#opening === opening) this.#disconnect()
     }
   }
 
@@ -132,9 +152,12 @@ export class Link {
   }
 
   #begin (session: Session, knows: boolean): void {
+    clearTimeout(this.#patience)
     this.#session = session
     this.#knows = knows
     this.#usable = true
+    if (this.#unsorted) this.#waiting.sort((a, b) => a.number - b.number)
+    this.#unsorted = false
     this.#told = false
     this.tag = Math.floor(Math.random() * STEP)
     this.connections++
@@ -150,6 +173,7 @@ export class Link {
     const { tried, repeat } = pending
     if (tried && (repeat === 'never' || (repeat === 'known' && !this.#knows))) return this.#fail(pending)
     pending.tried = true
+    pending.sentAt = performance.now()
     this.#sent.add(pending)
     const [command, ...args] = pending.args(tried) as [string, ...Argument[]]
     this.#connection.call(command, ...args).then(
@@ -162,22 +186,23 @@ export class Link {
     if (!this.#sent.delete(pending)) return
     if (LATER.test(error.message)) {
       pending.tried = tried
-      this.#return(pending)
       this.#rest(error)
+      this.#return(pending)
     } else if (error.name === 'ReplyError') {
       this.#settle(pending, () => pending.reject(refusal(error)))
     } else {
       // The connection broke.
       this.#lastError = error
-      this.#return(pending)
       if (this.#connection.nodes !== undefined) this.#rest(error)
+      this.#return(pending)
     }
   }
 
   #return (pending: Pending): void {
     if (this.#ended || pending.repeat === 'never') return this.#fail(pending)
-    const at = this.#waiting.findIndex(({ number }) => number > pending.number)
-    this.#waiting.splice(at === -1 ? this.#waiting.length : at, 0, pending)
+    this.#usable = false
+    this.#unsorted = true
+    this.#waiting.push(pending)
   }
 
   /** What is asked for later must not overtake what has to wait. */
@@ -189,19 +214,28 @@ export class Link {
     setTimeout(() => { if (this.#opening === opening && !this.#ended) this.#open() }, SOON)
   }
 
-  #lose (): void {
+  #disconnected (): void {
     this.#usable = false
     this.#opening = undefined
+    clearTimeout(this.#patience)
     if (this.#told || this.#ended) return
     this.#told = true
-    this.#options.onError(this.#unavailable(), 'Redis is out of reach')
+    this.tell(this.#unavailable(), 'Redis is out of reach')
   }
 
   #expire (pending: Pending): void {
-    if (!this.#sent.has(pending)) this.#waiting.splice(this.#waiting.indexOf(pending), 1)
+    const isSent = this.#sent.has(pending)
+    const at = this.#waiting.indexOf(pending)
+    if (at !== -1) this.#waiting.splice(at, 1)
     this.#fail(pending)
-    // A connection that has not answered for so long, be it what was asked for or who is there, is none.
-    if (['connect', 'ready'].includes(this.#connection.status)) this.#connection.disconnect(true)
+    // What was asked for later on this connection may be answered yet.
+    const isOverdue = isSent && performance.now() - pending.sentAt >= this.#options.timeout - 1
+    if (isOverdue && this.#usable) this.#disconnect()
+  }
+
+  #disconnect (): void {
+    this.#usable = false
+    this.#connection.disconnect(true)
   }
 
   #fail (pending: Pending): void {
@@ -228,6 +262,11 @@ export class Link {
     if (!this.#usable || session === undefined || session.server === '') return
     session.ahead = await readClock(this.#connection).catch(() => session.ahead)
   }
+}
+
+/** Whether Redis is there, and says no. */
+export function isRefusal (error: unknown): boolean {
+  return error instanceof BrokerUnavailable && error.cause !== undefined
 }
 
 function refusal (error: Error): Error {

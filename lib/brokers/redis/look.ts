@@ -15,7 +15,7 @@ export interface Look {
   /** Milliseconds until the lease of who holds it runs out; -1: nobody does. */
   left: number
   /** How long that lease is. */
-  term: number
+  lease: number
   /** The newest position of the shard's news. */
   news: string
 }
@@ -29,9 +29,9 @@ export async function look (link: Link, keys: Keys, name: string, position = '',
   const reply = await link.evaluate(LOOK, keys.of(name), () => {
     return [name, link.tag, position, performance.now() - link.connectedAt >= lease ? 1 : 0]
   })
-  const [last, closed, known, whole, left, term, news] = reply as [string, number, number, number, number, number, string]
+  const [last, closed, known, whole, left, length, news] = reply as [string, number, number, number, number, number, string]
   if (!isEntryId(last) || !isEntryId(news)) throw damaged(name)
-  return { last, closed: closed === 1, known: known === 1, whole: whole === 1, left, term, news }
+  return { last, closed: closed === 1, known: known === 1, whole: whole === 1, left, lease: length, news }
 }
 
 /** What is not as scripts write it was written by others. */

@@ -7,8 +7,8 @@ import { setTimeout as wait } from 'node:timers/promises'
 import { compareEntryIds } from '../../entry-id.ts'
 import { BrokerUnavailable, OutcomeUnknown } from '../../errors.ts'
 import type { Keys } from './keys.ts'
-import type { Link, LinkOptions } from './link.ts'
-import { look } from './look.ts'
+import { isRefusal, type Link } from './link.ts'
+import { look, type Look } from './look.ts'
 import { parseStored } from './record.ts'
 import type { Watched } from './watched.ts'
 
@@ -45,7 +45,6 @@ type Streams = [key: string, entries: Entries][] | null
 export class Reader {
   readonly #link: Link
   readonly #keys: Keys
-  readonly #onError: LinkOptions['onError']
   readonly #onHeld: (channel: Watched) => void
   readonly #channels = new Map<string, Watched>()
   /** Those that may have more. */
@@ -58,16 +57,14 @@ export class Reader {
   #connection = 0
   #answeredAt = 0
   #running = false
+  /** That it cannot read was told. */
+  #told = false
   #ended = false
 
-  /**
-   * @param onError told of what is not as it should be
-   * @param onHeld a channel has got an owner
-   */
-  constructor (link: Link, keys: Keys, onError: LinkOptions['onError'], onHeld: (channel: Watched) => void) {
+  /** @param onHeld a channel has got an owner */
+  constructor (link: Link, keys: Keys, onHeld: (channel: Watched) => void) {
     this.#link = link
     this.#keys = keys
-    this.#onError = onError
     this.#onHeld = onHeld
   }
 
@@ -117,15 +114,23 @@ export class Reader {
       try {
         if (this.#connection === 0 || this.#connection !== this.#link.connections) await this.#catchUp()
         await this.#readOn()
+        this.#told = false
         if (this.#rung.size === 0) await this.#breathe()
       } catch (error) {
         this.#connection = 0
-        // Of what is wrong with the connection the link tells.
-        if (!(error instanceof BrokerUnavailable || error instanceof OutcomeUnknown)) this.#onError(error, 'what Redis has cannot be read')
+        this.#tell(error)
         await wait(AGAIN)
       }
     }
     this.#running = false
+  }
+
+  /** Of broken connections the link tells. */
+  #tell (error: unknown): void {
+    const isBroken = error instanceof OutcomeUnknown || (error instanceof BrokerUnavailable && !isRefusal(error))
+    if (isBroken || this.#told) return
+    this.#told = true
+    this.#link.tell(error, 'what comes on channels cannot be read from Redis')
   }
 
   /** After a new connection: what has become of each channel is asked for, as Redis may have come back without some of it. */
@@ -147,7 +152,18 @@ export class Reader {
       this.#rung.add(channel)
       return
     }
-    const { whole, last, closed } = await look(this.#link, this.#keys, channel.name, position)
+    try {
+      this.learn(channel, position, await look(this.#link, this.#keys, channel.name, position))
+    } catch (error) {
+      if (!isRefusal(error)) throw error
+      // What Redis has of this one is damaged: the others go on.
+      this.delete(channel)
+      channel.fail(error)
+    }
+  }
+
+  /** @param position that was asked about */
+  learn (channel: Watched, position: string, { whole, last, closed }: Look): void {
     if (!this.#has(channel)) return
     if (!whole && channel.position === position) channel.lose(last)
     if (closed || channel.position !== last) this.#rung.add(channel)
@@ -166,15 +182,15 @@ export class Reader {
     const count = Math.floor(ENTRIES / (channels.length + 1))
     const block = rung.length > 0 ? [] : ['BLOCK', this.#rung.size > 0 ? SOON : BLOCK]
     const keys = [this.#keys.news, ...channels.map(({ name }) => this.#keys.log(name))]
-    const positions = [this.#news, ...channels.map(({ read }) => read)]
+    const positions = [this.#news, ...channels.map(({ readUpTo }) => readUpTo)]
     const streams = new Map(await this.#read([...block, 'COUNT', count, 'STREAMS', ...keys, ...positions], channels))
     for (const [index, channel] of channels.entries()) {
       if (!this.#has(channel)) continue
       const entries = streams.get(keys[index + 1]!) ?? []
       // Meanwhile it may have been learnt that something was lost.
-      const isNext = channel.read === positions[index + 1]
-      if (isNext && entries.length < count) this.#rung.delete(channel)
-      else this.#rung.add(channel)
+      const isNext = channel.readUpTo === positions[index + 1]
+      this.#rung.delete(channel)
+      if (!isNext || entries.length === count) this.#rung.add(channel)
       if (isNext && entries.length > 0) this.#take(channel, entries)
     }
     const news = streams.get(this.#keys.news) ?? []
@@ -187,7 +203,7 @@ export class Reader {
     try {
       return await this.#ask('XREAD', ...args) as Streams
     } catch (error) {
-      if (error instanceof BrokerUnavailable && error.cause !== undefined) await this.#setAside(channels)
+      if (isRefusal(error)) await this.#setAside(channels)
       throw error
     }
   }
@@ -209,7 +225,7 @@ export class Reader {
       this.#news = id
       const channel = this.#channels.get(name!)
       if (channel === undefined) continue
-      if (compareEntryIds(last!, channel.read) > 0) this.#rung.add(channel)
+      if (compareEntryIds(last!, channel.readUpTo) > 0) this.#rung.add(channel)
       if (isHeld !== undefined) this.#onHeld(channel)
     }
   }
@@ -227,7 +243,7 @@ export class Reader {
       if (!this.#has(channel)) return
       const stored = parseStored(value)
       if (stored === undefined) {
-        channel.read = value[0]
+        channel.readUpTo = value[0]
       } else {
         if (stored.isEnd) this.delete(channel)
         channel.take(stored)

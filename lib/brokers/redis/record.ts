@@ -1,6 +1,6 @@
 /** A message as Redis has it, and what Redis has as a message: checked as any other input is. */
-import type { Entry, Message } from '../../broker.ts'
-import { isEntryId } from '../../entry-id.ts'
+import type { Entry, Message, Page } from '../../broker.ts'
+import { BEGINNING, isEntryId } from '../../entry-id.ts'
 import { checkEvent, checkRaw, type SseEvent } from '../../event.ts'
 
 /** What is stored of a message: everything but its text in one field, and the text. */
@@ -40,6 +40,24 @@ export function parseStored (value: unknown): Stored | undefined {
   if (p !== 'p' || !(isEnd || length === 8) || typeof previous !== 'string' || !isEntryId(previous)) return undefined
   const message = h === 'h' && t === 't' ? toMessage(header, text) : undefined
   return { id, previous, entry: message && { id, message }, isEnd }
+}
+
+/** Entries that are whole and in a chain, from the first on; what is damaged at the start is as good as gone. */
+export function toPage (after: string, complete: boolean, page: readonly unknown[]): Page {
+  const entries: Entry[] = []
+  let position = after
+  for (const value of page) {
+    const stored = parseStored(value)
+    const isNext = stored?.previous === position || position === BEGINNING
+    if (entries.length > 0 && (!isNext || stored?.entry === undefined)) break
+    complete &&= isNext && stored?.entry !== undefined
+    if (stored === undefined) continue
+    if (!isNext) after = stored.previous
+    position = stored.id
+    if (stored.entry === undefined) after = stored.id
+    else entries.push(stored.entry)
+  }
+  return { after, entries, complete }
 }
 
 /** @returns undefined where it is damaged */

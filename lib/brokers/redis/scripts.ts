@@ -6,10 +6,11 @@
  *     last     the position after the newest entry; the log may have let go of it
  *     bytes    of all entries so far; each entry `b` has those up to itself
  *     floor    \
- *     since     } `b`, and the milliseconds, of an entry that is not younger than the oldest retained
+ *     floorMs   } `b`, and the milliseconds, of an entry that is not younger than the oldest retained
  *     closed   1, once the channel is
- *     owner, due, term, until, header, text, size
- *              who holds it; when the lease runs out, how long it is, when all is forgotten then, and the will
+ *     age      of the history that was asked for last
+ *     owner, due, lease, until, forgetAfter, header, text, size
+ *              who holds it; when the lease runs out, how long it is, when all is forgotten if nobody looks, and the will
  *
  * Each entry names the one before it, `p`. The chain is what tells a loss: who has had the entry that `p` names has missed
  * nothing, however the log was trimmed, restored or emptied meanwhile. Where the state is gone the log is begun anew.
@@ -62,17 +63,17 @@ local function following(id)
 end
 
 local function load()
-  local field = redis.call('HMGET', state, 'origin', 'last', 'bytes', 'floor', 'closed', 'owner', 'until', 'since')
+  local field = redis.call('HMGET', state, 'origin', 'last', 'bytes', 'floor', 'closed', 'owner', 'until', 'floorMs', 'age')
   if field[1] then
     return { origin = field[1], last = field[2], bytes = tonumber(field[3]), floor = tonumber(field[4]),
-      closed = field[5], owner = field[6], untilMs = field[7], since = tonumber(field[8]) }
+      closed = field[5], owner = field[6], untilMs = field[7], floorMs = tonumber(field[8]), age = tonumber(field[9]) }
   end
   redis.call('DEL', log)
   -- There may have been entries within this millisecond, of which Redis knows nothing any more.
   local origin = digits(now + 1) .. '-' .. digits(clock[2] % 1000 * STEP + tag)
-  redis.call('HSET', state, 'origin', origin, 'last', origin, 'bytes', 0, 'floor', 0, 'since', digits(now))
+  redis.call('HSET', state, 'origin', origin, 'last', origin, 'bytes', 0, 'floor', 0, 'floorMs', digits(now))
   redis.call('PEXPIRE', state, IDLE)
-  return { origin = origin, last = origin, bytes = 0, floor = 0, since = now }
+  return { origin = origin, last = origin, bytes = 0, floor = 0, floorMs = now }
 end
 
 local function isOurs(entry)
@@ -87,13 +88,14 @@ local function ring(...)
     redis.call('DEL', news)
     redis.call('XADD', news, '*', 'c', name, 'i', ...)
   end
+  redis.call('PEXPIRE', news, DAY)
 end
 
 local function store(channel, header, text, size, events)
   local id = following(channel.last)
   channel.bytes = channel.bytes + size
   redis.call('XADD', log, 'MAXLEN', '~', events, id, 'p', channel.last, 'b', digits(channel.bytes), 'h', header, 't', text)
-  redis.call('HSET', state, 'last', id, 'bytes', digits(channel.bytes))
+  redis.call('HSET', state, 'last', id, 'bytes', digits(channel.bytes), 'age', channel.age or '')
   channel.last = id
 end
 
@@ -101,7 +103,7 @@ local function close(channel, forgetAt)
   local id = following(channel.last)
   redis.call('XADD', log, id, 'p', channel.last, 'end', '1')
   redis.call('HSET', state, 'closed', '1')
-  redis.call('HDEL', state, 'owner', 'due', 'term', 'until', 'header', 'text', 'size')
+  redis.call('HDEL', state, 'owner', 'due', 'lease', 'until', 'forgetAfter', 'header', 'text', 'size')
   for _, key in ipairs({ log, state }) do
     if forgetAt == '' then redis.call('PERSIST', key) else redis.call('PEXPIREAT', key, forgetAt) end
   end
@@ -143,7 +145,7 @@ end
 
 -- Whether the bytes after the entry fill the history by themselves, or it is too old.
 local function isExcess(channel)
-  return channel.bytes - channel.floor >= bytes or (age and channel.since <= now - age)
+  return channel.bytes - channel.floor >= bytes or (age and channel.floorMs <= now - age)
 end
 
 local function trim(channel)
@@ -152,13 +154,13 @@ local function trim(channel)
     local keep
     for _, entry in ipairs(oldest) do
       channel.floor = isOurs(entry) and tonumber(entry[2][4]) or channel.floor
-      channel.since = tonumber(string.match(entry[1], '^%d+'))
+      channel.floorMs = parse(entry[1])
       keep = entry[1]
       if not isExcess(channel) then break end
     end
     if keep then redis.call('XTRIM', log, 'MINID', keep) end
   until #oldest < 32 or not isExcess(channel)
-  redis.call('HSET', state, 'floor', digits(channel.floor), 'since', digits(channel.since))
+  redis.call('HSET', state, 'floor', digits(channel.floor), 'floorMs', digits(channel.floorMs))
 end
 
 if since ~= '' then
@@ -167,6 +169,7 @@ if since ~= '' then
 end
 local channel = load()
 if channel.closed then return false end
+channel.age = age
 store(channel, header, text, size, events)
 if isExcess(channel) then trim(channel) end
 if channel.owner then
@@ -195,9 +198,10 @@ local owner, lease, forgetAfter = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 local channel = load()
 if channel.closed or (channel.owner and channel.owner ~= owner) then return 0 end
 if not channel.owner then ring(channel.last, 'h', '1') end
-local untilMs = digits(now + lease + forgetAfter)
-redis.call('HSET', state, 'owner', owner, 'due', digits(now + lease), 'term', digits(lease), 'until', untilMs,
-  'header', ARGV[6], 'text', ARGV[7], 'size', ARGV[8])
+-- Those who listen look some time after the lease has run out, by their own clocks.
+local untilMs = digits(now + 4 * lease + forgetAfter + IDLE)
+redis.call('HSET', state, 'owner', owner, 'due', digits(now + lease), 'lease', digits(lease), 'until', untilMs,
+  'forgetAfter', digits(forgetAfter), 'header', ARGV[6], 'text', ARGV[7], 'size', ARGV[8])
 redis.call('PEXPIREAT', state, untilMs)
 redis.call('PEXPIREAT', log, untilMs)
 return 1
@@ -226,23 +230,22 @@ if position ~= '' and isAfter(position, channel.last) then
   redis.call('HSET', state, 'last', channel.last)
   position = '0-0'
 end
-local left, term = -1, -1
+local left, lease = -1, -1
 if channel.owner then
-  local field = redis.call('HMGET', state, 'due', 'term', 'until', 'header', 'text', 'size')
-  left, term = math.max(tonumber(field[1]) - now, 0), tonumber(field[2])
+  local field = redis.call('HMGET', state, 'due', 'lease', 'forgetAfter', 'header', 'text', 'size')
+  left, lease = math.max(tonumber(field[1]) - now, 0), tonumber(field[2])
   if mayClose and left == 0 then
     if field[4] ~= '' then store(channel, field[4], field[5], tonumber(field[6]), MOST) end
-    close(channel, field[3])
-    left, term = -1, -1
+    close(channel, digits(now + tonumber(field[3])))
+    left, lease = -1, -1
   end
 elseif not channel.closed then
   local ttl = redis.call('PTTL', state)
   if ttl >= 0 and ttl < IDLE then redis.call('PEXPIRE', state, IDLE) end
 end
-redis.call('PEXPIRE', news, DAY)
 local newest = redis.call('XREVRANGE', news, '+', '-', 'COUNT', 1)[1]
 local known = channel.last ~= channel.origin or channel.closed or channel.owner
-return { channel.last, channel.closed and 1 or 0, known and 1 or 0, isWhole(channel), left, term, newest and newest[1] or '0-0' }
+return { channel.last, channel.closed and 1 or 0, known and 1 or 0, isWhole(channel), left, lease, newest and newest[1] or '0-0' }
 `)
 
 /**
@@ -262,7 +265,7 @@ local function from(start)
       if isOurs(entry) then
         if entry[2][3] == 'end' or size >= bytes then return page end
         page[#page + 1] = entry
-        size = size + #entry[2][8] + 1
+        size = size + #entry[2][6] + #entry[2][8]
       end
     end
     start = '(' .. entries[#entries][1]
@@ -281,7 +284,8 @@ if position ~= '' then
   local isRetained = page[1] and own[1] and isOurs(own[1])
   if isRetained or (not page[1] and not isAfter(position, channel.last)) then return { base, 0, page } end
 end
-local page = from('-')
+-- It is trimmed by age when something is appended; until then what is too old is passed over.
+local page = from(channel.age and not channel.closed and digits(math.max(now - channel.age, 0)) or '-')
 return { page[1] and page[1][2][2] or channel.last, after == '' and 1 or 0, page }
 `)
 

@@ -21,7 +21,7 @@ export class Watched {
   /** Everything up to here was given, or is before the boundaries; undefined: the first boundary is not known yet. */
   position: string | undefined
   /** Up to here the log was read; what is not ours has no place in the chain, but one in the log. */
-  read = BEGINNING
+  readUpTo = BEGINNING
   /** When it is to be seen whether the lease of who holds it has run out. */
   lease: NodeJS.Timeout | undefined
   readonly #recipients = new Set<Recipient>()
@@ -46,7 +46,7 @@ export class Watched {
 
   /** Tells what came after the boundary meanwhile. */
   begin (recipient: Recipient, boundary: string): void {
-    if (this.position === undefined) this.position = this.read = boundary
+    if (this.position === undefined) this.position = this.readUpTo = boundary
     const { untold = [] } = recipient
     recipient.untold = undefined
     recipient.boundary = boundary
@@ -58,7 +58,7 @@ export class Watched {
   /** What comes next in the log. */
   take (stored: Stored): void {
     if (stored.previous !== this.position) this.lose(stored.previous)
-    this.read = stored.id
+    this.readUpTo = stored.id
     if (stored.isEnd) return this.#tellAll({ is: 'closed' })
     this.position = stored.id
     // A damaged entry is as good as lost.
@@ -67,7 +67,7 @@ export class Watched {
   }
 
   lose (position: string): void {
-    this.position = this.read = position
+    this.position = this.readUpTo = position
     this.#tellAll({ is: 'lost', position })
   }
 
