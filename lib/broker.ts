@@ -32,7 +32,7 @@
  * meanwhile, it says so too. One that is ended, and will give nothing more, says `failed`.
  *
  * **Closing.** After `close` a channel takes no more entries, its history is no longer trimmed by age, and when
- * `forgetAfter` has passed the channel is forgotten as a whole. Each listener is told `closed` after the last entry, or
+ * `forgetAfter` has passed (or some seconds later) the channel is forgotten as a whole. Each listener is told `closed` after the last entry, or
  * learns it when it begins to listen. To close twice does nothing.
  *
  * **Holding.** `open` holds a channel for an owner: it is kept, though it may be empty, until it is closed or the lease has

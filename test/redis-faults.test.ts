@@ -364,7 +364,8 @@ test('what is published while Redis is away is rejected after the timeout and ne
 test('while Redis is away an EventSource is told to come back, others get 503, and what is in memory can be resumed', async (t) => {
   const server = await startRedis(t)
   const errors: unknown[] = []
-  const broker = brokerOf(t, server, { timeout: 300, onError: (error) => errors.push(error) })
+  // Longer than it takes to connect anew.
+  const broker = brokerOf(t, server, { timeout: 2_500, onError: (error) => errors.push(error) })
   const app = await createApp(t, { broker })
   app.get<{ Params: { name: string } }>('/:name', ({ params }, reply) => reply.sse(app.sse.channel(params.name, { onLag: 'gap' })))
   const port = await listen(app)

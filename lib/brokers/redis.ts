@@ -12,6 +12,7 @@ import { damaged, look } from './redis/look.ts'
 import { Reader } from './redis/reader.ts'
 import { toPage, toRecord } from './redis/record.ts'
 import { APPEND, CLOSE, OPEN, READ, SCRIPTS } from './redis/scripts.ts'
+import { Turns } from './redis/turns.ts'
 import { Vigil } from './redis/vigil.ts'
 import { Watched } from './redis/watched.ts'
 
@@ -50,6 +51,8 @@ class RedisStreams implements RedisBroker {
   /** By which an append whose answer was lost is known again, with a number. */
   readonly #token = randomBytes(6).toString('base64url')
   #appends = 0
+  /** Of a cluster. By one connection everything is in order by itself. */
+  readonly #turns: Turns | undefined
   #ended = false
 
   constructor (client: RedisClient, prefix: string, shards: number, options: LinkOptions) {
@@ -58,27 +61,27 @@ class RedisStreams implements RedisBroker {
     const start = (client.options.keyPrefix ?? '') + prefix
     this.#shards = Array.from({ length: shards }, (_, shard) => ({ keys: new Keys(start, shard), reading: undefined }))
     this.#writer = this.#connect()
+    this.#turns = client.isCluster ? new Turns(options.timeout) : undefined
   }
 
   async open (channel: string, { owner, lease, will, forgetAfter }: Hold): Promise<boolean> {
     const { header, text } = will === undefined ? { header: '', text: '' } : toRecord(will, this.#newToken())
     const size = will === undefined ? 0 : sizeOf(will)
     const { keys } = this.#shardOf(channel)
-    const held = await this.#writer.evaluate(OPEN, keys.of(channel), () => {
-      return [channel, this.#writer.tag, owner, lease, forgetAfter, header, text, size]
-    })
-    return held === 1
+    const args = () => [channel, this.#writer.tag, owner, lease, forgetAfter, header, text, size]
+    return await this.#writer.evaluate(OPEN, keys.of(channel), { args, repeat: 'always' }) === 1
   }
 
   async append (channel: string, message: Message, { events, bytes, age }: History): Promise<string> {
     const { header, text } = toRecord(message, this.#newToken())
     const { keys } = this.#shardOf(channel)
+    const fixed = [header, text, sizeOf(message), events, bytes, age === false ? '' : age]
     let since = ''
-    const id = await this.#writer.evaluate(APPEND, keys.of(channel), (again) => {
-      const after = since
+    const args = (again: boolean) => {
       if (!again) since = `${this.#writer.time}-0`
-      return [channel, this.#writer.tag, header, text, sizeOf(message), events, bytes, age === false ? '' : age, again ? after : '']
-    }, 'known')
+      return [channel, this.#writer.tag, ...fixed, again ? since : '']
+    }
+    const id = await this.#inTurn(channel, () => this.#writer.evaluate(APPEND, keys.of(channel), { args, repeat: 'known' }))
     if (id === null) throw new ChannelClosed(channel)
     if (id === 0) throw new OutcomeUnknown('the connection broke, and what was stored last is retained no more')
     return id as string
@@ -86,16 +89,14 @@ class RedisStreams implements RedisBroker {
 
   async close (channel: string, forgetAfter: number | false): Promise<void> {
     const { keys } = this.#shardOf(channel)
-    await this.#writer.evaluate(CLOSE, keys.of(channel), () => {
-      return [channel, this.#writer.tag, forgetAfter === false ? '' : forgetAfter]
-    })
+    const args = () => [channel, this.#writer.tag, forgetAfter === false ? '' : forgetAfter]
+    await this.#inTurn(channel, () => this.#writer.evaluate(CLOSE, keys.of(channel), { args, repeat: 'always' }))
   }
 
   async read (channel: string, after: string | undefined, most: Most): Promise<Page> {
     const { keys } = this.#shardOf(channel)
-    const reply = await this.#writer.evaluate(READ, keys.of(channel), () => {
-      return [channel, this.#writer.tag, after ?? '', most.entries, most.bytes]
-    })
+    const args = () => [channel, this.#writer.tag, after ?? '', most.entries, most.bytes]
+    const reply = await this.#writer.evaluate(READ, keys.of(channel), { args, repeat: 'always', reads: true })
     const [position, complete, page] = reply as [string, number, unknown[]]
     if (!isEntryId(position)) throw damaged(channel)
     return toPage(position, complete === 1, page)
@@ -135,6 +136,10 @@ class RedisStreams implements RedisBroker {
       reading?.reader.end(error)
     }
     this.#writer.end()
+  }
+
+  #inTurn (channel: string, task: () => Promise<unknown>): Promise<unknown> {
+    return this.#turns === undefined ? task() : this.#turns.take(channel, task)
   }
 
   #connect (): Link {

@@ -22,6 +22,8 @@ export interface Order {
   args: (again: boolean) => Argument[]
   /** Whether it can be carried out twice: 'known' is where the same server process answers, which knows it again. */
   repeat: 'always' | 'known' | 'never'
+  /** It changes nothing of which it would matter whether it was carried out. */
+  reads?: boolean
   /** Milliseconds by which it may take longer. */
   longer?: number
 }
@@ -102,10 +104,8 @@ export class Link {
     })
   }
 
-  evaluate (
-    script: Script, keys: readonly string[], args: (again: boolean) => Argument[], repeat: Order['repeat'] = 'always'
-  ): Promise<unknown> {
-    return this.ask({ args: (again) => ['EVALSHA', script.sha, keys.length, ...keys, ...args(again)], repeat })
+  evaluate (script: Script, keys: readonly string[], { args, ...order }: Order): Promise<unknown> {
+    return this.ask({ ...order, args: (again) => ['EVALSHA', script.sha, keys.length, ...keys, ...args(again)] })
   }
 
   /** What is told of an error must not make another one. */
@@ -239,7 +239,8 @@ export class Link {
   }
 
   #fail (pending: Pending): void {
-    this.#settle(pending, () => pending.reject(pending.tried ? new OutcomeUnknown(this.#reason) : this.#unavailable()))
+    const isUnknown = pending.tried && pending.reads !== true
+    this.#settle(pending, () => pending.reject(isUnknown ? new OutcomeUnknown(this.#reason) : this.#unavailable()))
   }
 
   #settle (pending: Pending, settle: () => void): void {

@@ -259,6 +259,6 @@ export class Reader {
   }
 
   #ask (...args: (string | number)[]): Promise<unknown> {
-    return this.#link.ask({ args: () => args, repeat: 'never', longer: BLOCK })
+    return this.#link.ask({ args: () => args, repeat: 'never', reads: true, longer: BLOCK })
   }
 }

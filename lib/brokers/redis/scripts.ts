@@ -37,7 +37,7 @@ export const IDLE = 600_000
 const COMMON = `
 local log, state, news = KEYS[1], KEYS[2], KEYS[3]
 local name, tag = ARGV[1], tonumber(ARGV[2])
-local IDLE, STEP, NEWS, DAY, MOST = ${IDLE}, ${STEP}, 10000, 86400000, 9007199254740991
+local IDLE, STEP, NEWS, DAY, LEAST, MOST = ${IDLE}, ${STEP}, 10000, 86400000, 2000, 9007199254740991
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 
@@ -99,13 +99,14 @@ local function store(channel, header, text, size, events)
   channel.last = id
 end
 
-local function close(channel, forgetAt)
+-- Those who listen need some time to read that it is closed.
+local function close(channel, forgetAfter)
   local id = following(channel.last)
   redis.call('XADD', log, id, 'p', channel.last, 'end', '1')
   redis.call('HSET', state, 'closed', '1')
   redis.call('HDEL', state, 'owner', 'due', 'lease', 'until', 'forgetAfter', 'header', 'text', 'size')
   for _, key in ipairs({ log, state }) do
-    if forgetAt == '' then redis.call('PERSIST', key) else redis.call('PEXPIREAT', key, forgetAt) end
+    if forgetAfter then redis.call('PEXPIRE', key, math.max(forgetAfter, LEAST)) else redis.call('PERSIST', key) end
   end
   channel.closed = '1'
   channel.owner = false
@@ -188,7 +189,7 @@ return channel.last
 /** ARGV: forgetAfter or ''. */
 export const CLOSE = script(`
 local channel = load()
-if not channel.closed then close(channel, ARGV[3] == '' and '' or digits(now + tonumber(ARGV[3]))) end
+if not channel.closed then close(channel, tonumber(ARGV[3])) end
 return channel.last
 `)
 
@@ -236,7 +237,7 @@ if channel.owner then
   left, lease = math.max(tonumber(field[1]) - now, 0), tonumber(field[2])
   if mayClose and left == 0 then
     if field[4] ~= '' then store(channel, field[4], field[5], tonumber(field[6]), MOST) end
-    close(channel, digits(now + tonumber(field[3])))
+    close(channel, tonumber(field[3]))
     left, lease = -1, -1
   end
 elseif not channel.closed then
