@@ -20,7 +20,8 @@
  *
  * **Reading back.** `read` gives entries after a position. It is complete when the broker knows the position, as one that
  * it has given or `0-0`, and is sure that no entry has ever been between it and the first that it gives. Else what it
- * gives begins at the earliest entry retained. A read sees whatever the same broker object has already told of: each entry
+ * gives begins at the earliest entry retained, or later, where it is known that whoever asks has had what is before. A read
+ * sees whatever the same broker object has already told of: each entry
  * that it has given to a listener, each append that it has settled, everything up to each position that it has named.
  *
  * **Listening.** `listen` draws a boundary at the moment of the call: whatever was appended before, through the same
@@ -32,8 +33,8 @@
  * meanwhile, it says so too. One that is ended, and will give nothing more, says `failed`.
  *
  * **Closing.** After `close` a channel takes no more entries, its history is no longer trimmed by age, and when
- * `forgetAfter` has passed (or some seconds later) the channel is forgotten as a whole. Each listener is told `closed` after the last entry, or
- * learns it when it begins to listen. To close twice does nothing.
+ * `forgetAfter` has passed, or some seconds later, the channel is forgotten as a whole. Each listener is told `closed` after
+ * the last entry, or learns it when it begins to listen. To close twice does nothing.
  *
  * **Holding.** `open` holds a channel for an owner: it is kept, though it may be empty, until it is closed or the lease has
  * run out. The owner renews the lease by opening the channel again; nobody else can hold it meanwhile. Where a lease has

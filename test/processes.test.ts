@@ -25,8 +25,8 @@ const LEASE = 1_000
 
 /** Turns until the condition holds, which leave the processor to others; fails with what was waited for after 30 s. */
 async function until (condition: () => unknown, what: string | (() => string)): Promise<void> {
-  for (const deadline = performance.now() + 10_000; !await condition();) {
-    if (performance.now() > deadline) throw new Error(`waited 10 s for ${typeof what === 'string' ? what : what()}`)
+  for (const deadline = performance.now() + 30_000; !await condition();) {
+    if (performance.now() > deadline) throw new Error(`waited 30 s for ${typeof what === 'string' ? what : what()}`)
     await pause(5)
   }
 }

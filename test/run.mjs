@@ -33,9 +33,9 @@ else for (const node of nodes) tests('-y', '-p', `node@${node}`, 'tap', '--repor
 console.log(`${passed} passed, ${failed} failed`)
 process.exitCode = failed === 0 ? 0 : 1
 
-/** All but those of the package and of the examples, which would be no other on another Node, and take their time. */
+/** All but those that would be no other on another Node, and take their time: of the package, of the docs, of many processes. */
 function ofTheLibrary () {
-  const others = ['package', 'demo', 'demo-cluster', 'examples'].map((name) => `${name}.test.ts`)
+  const others = ['package', 'readme', 'demo', 'demo-cluster', 'examples', 'processes', 'redis-cluster', 'redis-keys'].map((name) => `${name}.test.ts`)
   return readdirSync('test').filter((name) => name.endsWith('.test.ts') && !others.includes(name)).map((name) => `test/${name}`)
 }
 

@@ -1,6 +1,8 @@
 /** Channels on many machines: each a Redis stream (https://redis.io/docs/latest/develop/data-types/streams/). */
 import { randomBytes } from 'node:crypto'
-import { sizeOf, type Broker, type History, type Hold, type Listener, type Listening, type Message, type Most, type Page } from '../broker.ts'
+import {
+  sizeOf, type Broker, type History, type Hold, type Listener, type Listening, type Message, type Most, type Page
+} from '../broker.ts'
 import { describe } from '../describe.ts'
 import { isEntryId } from '../entry-id.ts'
 import { BrokerUnavailable, ChannelClosed, InvalidOption, OutcomeUnknown } from '../errors.ts'
@@ -26,7 +28,7 @@ export interface RedisBrokerOptions {
   shards?: number | undefined
   /** Milliseconds after which a call is settled, though Redis has not answered, or is out of reach. Default 10_000. */
   timeout?: number | undefined
-  /** Told once of each time that Redis is out of reach. Default: `process.emitWarning`. */
+  /** Told once of each time that Redis is out of reach, or cannot be read. Default: `process.emitWarning`. */
   onError?: ((error: unknown, message: string) => void) | undefined
 }
 
