@@ -28,3 +28,20 @@ export function asError (error: unknown): Error {
   } catch {}
   return new Error('The source of an event stream failed', { cause: error })
 }
+
+/** An application's function that is told of errors for which nobody waits. */
+export type OnError = (error: unknown, message: string) => void
+
+/** What is told of an error must not make another one. */
+export function quiet (onError: OnError): OnError {
+  return (error, message) => {
+    try {
+      onError(error, message)
+    } catch {}
+  }
+}
+
+/** Where the application has no such function. */
+export function warn (error: unknown, message: string): void {
+  process.emitWarning(`fastify-typed-sse: ${message}: ${String(error)}`)
+}

@@ -135,7 +135,15 @@ const PLUGIN_CHECKS: Record<keyof SseOptions, Check> = {
 export function isBroker (value: unknown): string | undefined {
   const methods: (keyof Broker)[] = ['open', 'append', 'close', 'read', 'listen']
   const fits = methods.every((name) => typeof (value as Partial<Broker> | null)?.[name] === 'function')
-  return fits ? undefined : 'a broker, such as memoryBroker()'
+  return fits ? undefined : 'a broker, such as memoryBroker() or redisBroker(new Redis())'
+}
+
+/**
+ * A broker in the place of options has none of their names, and would be passed over.
+ * @throws {InvalidOption}
+ */
+export function checkNoBroker (options: unknown, where: string): void {
+  if (isBroker(options) === undefined) throw new InvalidOption(`${where} takes options, such as { broker }, but got a broker`)
 }
 
 export function isInteger (value: unknown, least: number, most: number): value is number {
@@ -144,6 +152,7 @@ export function isInteger (value: unknown, least: number, most: number): value i
 
 /** @throws {InvalidOption} */
 export function checkPluginOptions (options: SseOptions): void {
+  checkNoBroker(options, 'fastify-typed-sse')
   // Fastify adds options of its own to what a plugin is registered with.
   const { prefix, logLevel, logSerializers, ...own } = options as SseOptions & Record<'prefix' | 'logLevel' | 'logSerializers', unknown>
   checkOptions(own, PLUGIN_CHECKS, 'the plugin')

@@ -20,7 +20,7 @@ const root = dirname(dirname(fileURLToPath(import.meta.url)))
 const tsc = join(root, 'node_modules/typescript/bin/tsc')
 
 /** The environment for programs: tap, which puts itself into every child process, must not count what they run in `dist`. */
-const env: NodeJS.ProcessEnv = { ...process.env, _TAPJS_PROCESSINFO_COVERAGE_: '0' }
+const env: NodeJS.ProcessEnv = { ...process.env, _TAPJS_PROCESSINFO_COVERAGE_: '0', PORT: '0' }
 
 type Mode = 'auto' | 'skip' | 'types' | 'runs'
 

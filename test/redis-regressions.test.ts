@@ -1,8 +1,9 @@
 /** What was wrong with the Redis broker, and is mended. */
+import fastify from 'fastify'
 import { Cluster } from 'ioredis5'
 import { setTimeout as wait } from 'node:timers/promises'
 import t, { type Test } from 'tap'
-import { createHub, memoryBroker, redisBroker, type Broker, type RedisClient } from '../index.ts'
+import sse, { createHub, memoryBroker, redisBroker, type Broker, type RedisClient } from '../index.ts'
 import { deferred, idleSource, readOn, until } from './helpers.ts'
 import { adminOf, brokerOf, noRedis, Published, startRedis } from './redis-server.ts'
 
@@ -181,4 +182,31 @@ t.test('connections to the nodes of a cluster have the password of the client, w
   const broker = redisBroker(spy, { onError () {} })
   await broker.end()
   t.equal(options.redisOptions.password, 'secret')
+})
+
+t.test('a broker in the place of options, and a client of another package, are refused', async (t) => {
+  const broker = memoryBroker()
+  t.throws(() => createHub(broker as object), { code: 'FST_SSE_INVALID_OPTION', message: /createHub takes options, such as \{ broker \}/ })
+  const app = fastify()
+  await t.rejects(async () => app.register(sse, broker as object), { code: 'FST_SSE_INVALID_OPTION' })
+  const foreign = { duplicate () {}, options: {} }
+  t.throws(() => redisBroker(foreign as any), { code: 'FST_SSE_INVALID_OPTION', message: /needs a client of the package 'ioredis'/ })
+  t.throws(() => redisBroker(undefined as any), { code: 'FST_SSE_INVALID_OPTION' })
+})
+
+test('an outage is told once, by however many connections it is noticed', async (t) => {
+  const server = await startRedis(t)
+  const errors: string[] = []
+  const broker = brokerOf(t, server, { onError: (_, message) => errors.push(message) })
+  const hub = hubOn(t, broker)
+  const { seen } = readOn(hub.channel('a', { onLag: 'gap' }).subscribe())
+  for (let outage = 1; outage <= 2; outage++) {
+    await hub.channel('a').publish({ data: outage })
+    await until(() => seen.length >= outage)
+    await server.kill()
+    await until(() => errors.length >= outage)
+    await server.start()
+  }
+  await hub.channel('a').publish({ data: 3 })
+  t.same(errors, Array(2).fill('Redis is out of reach, which is tried again'))
 })

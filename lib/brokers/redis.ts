@@ -6,6 +6,7 @@ import {
 import { describe } from '../describe.ts'
 import { isEntryId } from '../entry-id.ts'
 import { BrokerUnavailable, ChannelClosed, InvalidOption, OutcomeUnknown } from '../errors.ts'
+import { quiet, warn, type OnError } from '../log.ts'
 import { checkOptions, isFunction, isInteger } from '../options.ts'
 import { Keys, shardOf } from './redis/keys.ts'
 import type { RedisClient } from './redis/client.ts'
@@ -29,7 +30,7 @@ export interface RedisBrokerOptions {
   /** Milliseconds after which a call is settled, though Redis has not answered, or is out of reach. Default 10_000. */
   timeout?: number | undefined
   /** Told once of each time that Redis is out of reach, or cannot be read. Default: `process.emitWarning`. */
-  onError?: ((error: unknown, message: string) => void) | undefined
+  onError?: OnError | undefined
 }
 
 /** Whoever has made a broker ends it. */
@@ -48,6 +49,9 @@ interface Shard {
 class RedisStreams implements RedisBroker {
   readonly #client: RedisClient
   readonly #options: LinkOptions
+  readonly #tell: OnError
+  /** Those that have lost their connection: one outage is told once. */
+  readonly #away = new Set<Link>()
   readonly #shards: Shard[]
   readonly #writer: Link
   /** By which an append whose answer was lost is known again, with a number. */
@@ -57,13 +61,22 @@ class RedisStreams implements RedisBroker {
   readonly #turns: Turns | undefined
   #ended = false
 
-  constructor (client: RedisClient, prefix: string, shards: number, options: LinkOptions) {
+  constructor (client: RedisClient, prefix: string, shards: number, timeout: number, onError: OnError) {
     this.#client = client
-    this.#options = options
+    this.#tell = quiet(onError)
+    this.#options = {
+      scripts: SCRIPTS,
+      timeout,
+      onAway: (link, error) => {
+        if (this.#away.size === 0) this.#tell(error, 'Redis is out of reach, which is tried again')
+        this.#away.add(link)
+      },
+      onBack: (link) => this.#away.delete(link)
+    }
     const start = (client.options.keyPrefix ?? '') + prefix
     this.#shards = Array.from({ length: shards }, (_, shard) => ({ keys: new Keys(start, shard), reading: undefined }))
     this.#writer = this.#connect()
-    this.#turns = client.isCluster ? new Turns(options.timeout) : undefined
+    this.#turns = client.isCluster ? new Turns(timeout) : undefined
   }
 
   async open (channel: string, { owner, lease, will, forgetAfter }: Hold): Promise<boolean> {
@@ -156,7 +169,8 @@ class RedisStreams implements RedisBroker {
     const shard = this.#shardOf(channel)
     const { keys } = shard
     if (shard.reading === undefined) {
-      const reader = new Reader(this.#connect(), keys, (held) => vigil.visit(held))
+      const onError = (error: unknown) => this.#tell(error, 'what comes on channels cannot be read from Redis')
+      const reader = new Reader(this.#connect(), keys, onError, (held) => vigil.visit(held))
       const vigil = new Vigil(this.#writer, keys, reader)
       shard.reading = { reader, vigil }
     }
@@ -175,10 +189,6 @@ const CHECKS = {
   onError: isFunction
 }
 
-function warn (error: unknown, message: string): void {
-  process.emitWarning(`fastify-typed-sse: ${message}: ${String(error)}`)
-}
-
 /**
  * A broker on Redis 6.2 or later, or Valkey. Apps, workers and cron jobs that have the same Redis share their channels.
  * @param client of ioredis: its options are what counts. The broker makes connections of its own: one to write and to read
@@ -186,10 +196,11 @@ function warn (error: unknown, message: string): void {
  * @throws FST_SSE_INVALID_OPTION
  */
 export function redisBroker (client: RedisClient, options: RedisBrokerOptions = {}): RedisBroker {
-  if (typeof (client as Partial<RedisClient> | null)?.duplicate !== 'function') {
-    throw new InvalidOption(`redisBroker needs a client of ioredis: redisBroker(new Redis()); got ${describe(client)}`)
+  if (typeof client?.duplicate !== 'function' || typeof client.isCluster !== 'boolean') {
+    throw new InvalidOption("redisBroker needs a client of the package 'ioredis' (others do not fit): " +
+      `redisBroker(new Redis()); got ${describe(client)}`)
   }
   checkOptions(options, CHECKS, 'redisBroker')
   const { prefix = 'sse:', shards = 1, timeout = 10_000, onError = warn } = options
-  return new RedisStreams(client, prefix, shards, { scripts: SCRIPTS, timeout, onError })
+  return new RedisStreams(client, prefix, shards, timeout, onError)
 }

@@ -1,5 +1,6 @@
 /** A channel: published to by anybody who has it, read by any number, each from where it wants. */
 import type { Broker, Listener, Listening, Message } from '../broker.ts'
+import type { OnError } from '../log.ts'
 import type { Payloads } from '../payload.ts'
 import { Cursor, type OnLag, type Readable, type ReadOptions } from './cursor.ts'
 import { answerOf } from './filter.ts'
@@ -18,7 +19,7 @@ export interface HubParts {
   readonly broker: Broker
   readonly iterations: Iterations
   /** Tells the application of an error of its own function that nobody waits for. */
-  readonly onError: (error: unknown, message: string) => void
+  readonly onError: OnError
 }
 
 const IGNORE: Listener = { entry: noop, closed: noop, failed: noop, lost: noop }

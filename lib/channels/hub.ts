@@ -4,7 +4,8 @@ import { memoryBroker } from '../brokers/memory.ts'
 import type { Broker } from '../broker.ts'
 import { describe } from '../describe.ts'
 import { InvalidOption } from '../errors.ts'
-import { checkOptions, isBroker, isFunction } from '../options.ts'
+import { quiet, warn, type OnError } from '../log.ts'
+import { checkNoBroker, checkOptions, isBroker, isFunction } from '../options.ts'
 import { Channel, type HubParts } from './channel.ts'
 import { Compiled, type SharedSchemas } from './compiled.ts'
 import { Iterations } from './iteration.ts'
@@ -18,7 +19,7 @@ export interface HubOptions {
   /** What keeps the channels. Default: `memoryBroker()`. Whoever has made it ends it. */
   broker?: Broker | undefined
   /** Told of what fails where nobody waits for it: a run, a `key` function. Default: `process.emitWarning`. */
-  onError?: ((error: unknown, message: string) => void) | undefined
+  onError?: OnError | undefined
 }
 
 /** How long the broker may take to close the runs, in ms. */
@@ -35,6 +36,7 @@ export class Hub {
    * @throws {InvalidOption}
    */
   constructor (options: HubOptions, schemas: SharedSchemas = () => ({})) {
+    checkNoBroker(options, 'createHub')
     checkOptions(options, { broker: isBroker, onError: isFunction }, 'createHub')
     const { broker = memoryBroker(), onError = warn } = options
     this.#parts = { id: randomUUID(), broker, onError: quiet(onError), iterations: new Iterations() }
@@ -83,17 +85,4 @@ export class Hub {
     await Promise.race([this.runs.close(), grace])
     clearTimeout(timer)
   }
-}
-
-/** What is told of an error must not make another one. */
-function quiet (onError: HubParts['onError']): HubParts['onError'] {
-  return (error, message) => {
-    try {
-      onError(error, message)
-    } catch {}
-  }
-}
-
-function warn (error: unknown, message: string): void {
-  process.emitWarning(`fastify-typed-sse: ${message}: ${String(error)}`)
 }

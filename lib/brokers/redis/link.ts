@@ -13,8 +13,9 @@ export interface LinkOptions {
   scripts: readonly Script[]
   /** Milliseconds after which what was asked for is settled. */
   timeout: number
-  /** Told once of each time that Redis is out of reach. */
-  onError: (error: unknown, message: string) => void
+  /** Told of each time that Redis is out of reach, and that it is there again. */
+  onAway: (link: Link, error: unknown) => void
+  onBack: (link: Link) => void
 }
 
 export interface Order {
@@ -108,13 +109,6 @@ export class Link {
     return this.ask({ ...order, args: (again) => ['EVALSHA', script.sha, keys.length, ...keys, ...args(again)] })
   }
 
-  /** What is told of an error must not make another one. */
-  tell (error: unknown, message: string): void {
-    try {
-      this.#options.onError(error, message)
-    } catch {}
-  }
-
   end (): void {
     this.#ended = true
     this.#usable = false
@@ -158,6 +152,7 @@ export class Link {
     this.#usable = true
     if (this.#unsorted) this.#waiting.sort((a, b) => a.number - b.number)
     this.#unsorted = false
+    if (this.#told) this.#options.onBack(this)
     this.#told = false
     this.tag = Math.floor(Math.random() * STEP)
     this.connections++
@@ -220,7 +215,7 @@ export class Link {
     clearTimeout(this.#patience)
     if (this.#told || this.#ended) return
     this.#told = true
-    this.tell(this.#unavailable(), 'Redis is out of reach')
+    this.#options.onAway(this, this.#lastError ?? this.#unavailable())
   }
 
   #expire (pending: Pending): void {

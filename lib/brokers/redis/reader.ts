@@ -45,6 +45,7 @@ type Streams = [key: string, entries: Entries][] | null
 export class Reader {
   readonly #link: Link
   readonly #keys: Keys
+  readonly #onError: (error: unknown) => void
   readonly #onHeld: (channel: Watched) => void
   readonly #channels = new Map<string, Watched>()
   /** Those that may have more. */
@@ -61,10 +62,14 @@ export class Reader {
   #told = false
   #ended = false
 
-  /** @param onHeld a channel has got an owner */
-  constructor (link: Link, keys: Keys, onHeld: (channel: Watched) => void) {
+  /**
+   * @param onError told of what Redis refuses
+   * @param onHeld a channel has got an owner
+   */
+  constructor (link: Link, keys: Keys, onError: (error: unknown) => void, onHeld: (channel: Watched) => void) {
     this.#link = link
     this.#keys = keys
+    this.#onError = onError
     this.#onHeld = onHeld
   }
 
@@ -130,7 +135,7 @@ export class Reader {
     const isBroken = error instanceof OutcomeUnknown || (error instanceof BrokerUnavailable && !isRefusal(error))
     if (isBroken || this.#told) return
     this.#told = true
-    this.#link.tell(error, 'what comes on channels cannot be read from Redis')
+    this.#onError(error)
   }
 
   /** After a new connection: what has become of each channel is asked for, as Redis may have come back without some of it. */
