@@ -40,7 +40,8 @@
  * run out. The owner renews the lease by opening the channel again; nobody else can hold it meanwhile. Where a lease has
  * run out, the owner is taken to be dead: the engine appends its `will`, if it has one, and closes the channel. While
  * anybody listens this happens within two leases after the last renewal, or after the engine was out of reach, never
- * within the first. An owner does not write to a channel that it no longer holds; the engine does not prevent it.
+ * within the first. Who gives himself out as the owner when he appends or closes is refused where he is not, as if the
+ * channel were closed.
  *
  * **Errors.** Each method returns a promise, never throws, and settles in a time that the broker bounds. A rejected `append`
  * says that the entry may not have been stored. After `close`, `append` rejects with an error whose `code` is
@@ -132,10 +133,16 @@ export interface Hold {
 export interface Broker {
   /** @returns whether the channel is held by this owner now: false where it is closed, or another one has not let it go */
   open (channel: string, hold: Hold): Promise<boolean>
-  /** @returns the ID of the entry, once it is stored */
-  append (channel: string, message: Message, history: History): Promise<string>
-  /** @param forgetAfter milliseconds after which a closed channel is forgotten; `false`: never */
-  close (channel: string, forgetAfter: number | false): Promise<void>
+  /**
+   * @param owner of the channel; undefined: whoever it is
+   * @returns the ID of the entry, once it is stored
+   */
+  append (channel: string, message: Message, history: History, owner?: string): Promise<string>
+  /**
+   * @param forgetAfter milliseconds after which a closed channel is forgotten; `false`: never
+   * @param owner as of `append`; where it is another's nothing is done
+   */
+  close (channel: string, forgetAfter: number | false, owner?: string): Promise<void>
   /**
    * @param after a position, in the form of an entry ID; undefined: from the earliest entry retained, which is complete
    * @param most a broker may give less, but at least one entry if there is one

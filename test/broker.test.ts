@@ -151,6 +151,9 @@ const CRIMES: [crime: string, law: string, breaking: (broker: Broker) => Partial
   ['forgets the will', 'where a lease has run out', (broker) => ({
     open: (channel, hold) => broker.open(channel, { ...hold, will: undefined })
   })],
+  ['lets anybody write', 'who gives himself out as the owner', (broker) => ({
+    append: (channel, message, history) => broker.append(channel, message, history)
+  })],
   ['forgets before it tells', 'however soon a channel is forgotten', (broker) => ({
     open: (channel, hold) => broker.open(channel, hold.forgetAfter === 1 ? { ...hold, lease: 60_000 } : hold)
   })],
@@ -219,8 +222,8 @@ function twice (breaking: (broker: Broker) => Partial<Broker>): Brokers {
   const broker = memoryBroker()
   const whole: Broker = {
     open: (channel, hold) => broker.open(channel, hold),
-    append: (channel, message, history) => broker.append(channel, message, history),
-    close: (channel, forgetAfter) => broker.close(channel, forgetAfter),
+    append: (...args) => broker.append(...args),
+    close: (...args) => broker.close(...args),
     read: (channel, after, most) => broker.read(channel, after, most),
     listen: (channel, listener) => broker.listen(channel, listener),
     ...breaking(broker)

@@ -71,17 +71,17 @@ export class FarBroker implements Broker {
     return this.#ask('open', channel, () => this.#inner.open(channel, hold))
   }
 
-  append (channel: string, message: Message, history: History): Promise<string> {
+  append (channel: string, message: Message, history: History, owner?: string): Promise<string> {
     return this.#ask('append', channel, async () => {
-      const id = await this.#inner.append(channel, message, history)
+      const id = await this.#inner.append(channel, message, history, owner)
       if (!this.#ids.has(channel)) this.#ids.set(channel, [])
       this.#ids.get(channel)!.push(id)
       return id
     })
   }
 
-  close (channel: string, forgetAfter: number | false): Promise<void> {
-    return this.#ask('close', channel, () => this.#inner.close(channel, forgetAfter))
+  close (channel: string, forgetAfter: number | false, owner?: string): Promise<void> {
+    return this.#ask('close', channel, () => this.#inner.close(channel, forgetAfter, owner))
   }
 
   read (channel: string, after: string | undefined, most: { entries: number, bytes: number }): Promise<Page> {

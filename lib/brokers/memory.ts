@@ -88,16 +88,16 @@ class MemoryBroker implements Broker {
     return true
   }
 
-  async append (channel: string, message: Message, history: History): Promise<string> {
+  async append (channel: string, message: Message, history: History, owner?: string): Promise<string> {
     const stream = this.#streamOf(channel)
-    if (stream.closed) throw new ChannelClosed(channel)
+    if (stream.closed || isOthers(stream, owner)) throw new ChannelClosed(channel)
     stream.history = history
     return this.#append(stream, message)
   }
 
-  async close (channel: string, forgetAfter: number | false): Promise<void> {
+  async close (channel: string, forgetAfter: number | false, owner?: string): Promise<void> {
     const stream = this.#streamOf(channel)
-    if (!stream.closed) this.#close(stream, forgetAfter)
+    if (!stream.closed && !isOthers(stream, owner)) this.#close(stream, forgetAfter)
   }
 
   async read (channel: string, after: string | undefined, most: Most): Promise<Page> {
@@ -230,6 +230,11 @@ function some (log: EntryLog<Entry>, from: number, most: Most): Entry[] {
 
 function trim (stream: Stream): void {
   if (stream.history !== undefined && !stream.closed) stream.log.trim(stream.log.excess(stream.history, performance.now()))
+}
+
+/** Whether it is not held by whom it should be. */
+function isOthers (stream: Stream, owner: string | undefined): boolean {
+  return owner !== undefined && stream.owner !== owner
 }
 
 function isKnown ({ owner, closed, log }: Stream): boolean {

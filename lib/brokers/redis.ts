@@ -87,10 +87,10 @@ class RedisStreams implements RedisBroker {
     return await this.#writer.evaluate(OPEN, keys.of(channel), { args, repeat: 'always' }) === 1
   }
 
-  async append (channel: string, message: Message, { events, bytes, age }: History): Promise<string> {
+  async append (channel: string, message: Message, { events, bytes, age }: History, owner = ''): Promise<string> {
     const { header, text } = toRecord(message, this.#newToken())
     const { keys } = this.#shardOf(channel)
-    const fixed = [header, text, sizeOf(message), events, bytes, age === false ? '' : age]
+    const fixed = [header, text, sizeOf(message), events, bytes, age === false ? '' : age, owner]
     let since = ''
     const args = (again: boolean) => {
       if (!again) since = `${this.#writer.time}-0`
@@ -102,9 +102,9 @@ class RedisStreams implements RedisBroker {
     return id as string
   }
 
-  async close (channel: string, forgetAfter: number | false): Promise<void> {
+  async close (channel: string, forgetAfter: number | false, owner = ''): Promise<void> {
     const { keys } = this.#shardOf(channel)
-    const args = () => [channel, this.#writer.tag, forgetAfter === false ? '' : forgetAfter]
+    const args = () => [channel, this.#writer.tag, forgetAfter === false ? '' : forgetAfter, owner]
     await this.#inTurn(channel, () => this.#writer.evaluate(CLOSE, keys.of(channel), { args, repeat: 'always' }))
   }
 
@@ -170,8 +170,10 @@ class RedisStreams implements RedisBroker {
     const { keys } = shard
     if (shard.reading === undefined) {
       const onError = (error: unknown) => this.#tell(error, 'what comes on channels cannot be read from Redis')
-      const reader = new Reader(this.#connect(), keys, onError, (held) => vigil.visit(held))
+      const reader: Reader = new Reader(this.#connect(), keys, onError)
       const vigil = new Vigil(this.#writer, keys, reader)
+      reader.onHeld = (channel) => vigil.visitSoon(channel)
+      reader.onSeen = (channel, seen) => vigil.expectEnd(channel, seen)
       shard.reading = { reader, vigil }
     }
     return { keys, ...shard.reading }

@@ -52,14 +52,15 @@ export class Channel extends Subscribable implements Subject, Readable {
   }
 
   /**
+   * @param owner who is to hold the channel
    * @returns the ID of the event, once the broker has it
    * @throws {InvalidEvent | ChannelClosed} and what the broker rejects with
    */
-  async publish (event: unknown): Promise<string> {
+  async publish (event: unknown, owner?: string): Promise<string> {
     const message = this.toMessage(event)
     this.#publishedAt = performance.now()
     this.onPublish()
-    return this.#parts.broker.append(this.name, message, this.options.history)
+    return this.#parts.broker.append(this.name, message, this.options.history, owner)
   }
 
   /** @throws {InvalidEvent} */
@@ -78,8 +79,8 @@ export class Channel extends Subscribable implements Subject, Readable {
     return !this.#closed && (age === false || performance.now() - this.#publishedAt < age)
   }
 
-  async close (forgetAfter: number | false = this.options.history.age): Promise<void> {
-    await this.#parts.broker.close(this.name, forgetAfter)
+  async close (forgetAfter: number | false = this.options.history.age, owner?: string): Promise<void> {
+    await this.#parts.broker.close(this.name, forgetAfter, owner)
     this.#closed = true
   }
 

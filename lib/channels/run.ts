@@ -171,8 +171,13 @@ export class Run extends AttachedRun {
   }
 
   async #publish (event: unknown): Promise<void> {
+    const { owner } = this.#hold
     try {
-      await this.#channel.publish(event)
+      await this.#channel.publish(event, owner).catch(async (error: unknown) => {
+        // An engine that has lost its memory knows nothing of the owner, either.
+        if (!isClosed(error) || !await this.#parts.broker.open(this.#channel.name, this.#hold)) throw error
+        await this.#channel.publish(event, owner)
+      })
     } catch (error) {
       if (this.#options.onInvalidEvent === 'fail' || !(error instanceof InvalidEvent)) throw error
       this.#parts.onError(error, `invalid event of run '${this.key}' dropped`)
@@ -202,7 +207,7 @@ export class Run extends AttachedRun {
   async #close (end: RunEnd): Promise<RunEnd> {
     try {
       const last = atOnce(this.#options.onEnd?.(end), 'onEnd must return its event itself, not a promise')
-      if (last !== undefined) await this.#channel.publish(last)
+      if (last !== undefined) await this.#channel.publish(last, this.#hold.owner)
     } catch (error) {
       if (!isClosed(error)) this.#parts.onError(error, `run '${this.key}' could not record its last event`)
     }
@@ -218,7 +223,7 @@ export class Run extends AttachedRun {
   async #closeChannel (): Promise<void> {
     for (const deadline = performance.now() + this.#hold.lease; ;) {
       try {
-        return await this.#channel.close(this.#options.forgetAfter)
+        return await this.#channel.close(this.#options.forgetAfter, this.#hold.owner)
       } catch (error) {
         if (performance.now() + AGAIN > deadline) throw error
         await wait(AGAIN, undefined, { ref: false })

@@ -36,6 +36,22 @@ export const holdingLaws: BrokerLaw[] = [
     }
   },
   {
+    name: 'who gives himself out as the owner of a channel, and is not, can neither append to it nor close it',
+    async check ({ one, other }) {
+      const channel = newName()
+      const closed = { code: 'FST_SSE_CHANNEL_CLOSED' }
+      await rejects(one.append(channel, message('0'), HISTORY, 'owner'), closed, 'nobody is')
+      await one.open(channel, hold('owner'))
+      await one.append(channel, message('1'), HISTORY, 'owner')
+      await rejects(other.append(channel, message('2'), HISTORY, 'other'), closed)
+      await other.close(channel, 60_000, 'other')
+      await other.append(channel, message('3'), HISTORY)
+      await other.close(channel, 60_000, 'owner')
+      await rejects(one.append(channel, message('4'), HISTORY, 'owner'), closed)
+      deepStrictEqual(textsOf(await readAll(one, channel)), ['1', '3'])
+    }
+  },
+  {
     name: 'an owner who renews in time holds the channel for as long as he does',
     async check ({ one, other }) {
       const channel = newName()

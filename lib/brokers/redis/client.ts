@@ -39,8 +39,7 @@ export function duplicate (client: RedisClient): Connection {
       autoResendUnfulfilledCommands: false,
       maxRetriesPerRequest: 0,
       retryStrategy,
-      // After a failover this is the former master.
-      reconnectOnError: (error: Error) => error.message.startsWith('READONLY')
+      reconnectOnError: () => false
     })
   }
   return client.duplicate([], {

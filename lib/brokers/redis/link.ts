@@ -4,6 +4,7 @@
  */
 import { BrokerUnavailable, OutcomeUnknown } from '../../errors.ts'
 import { reasonOf } from '../../describe.ts'
+import { nextTurn } from '../../turns.ts'
 import {
   duplicate, openSession, readClock, type Argument, type Connection, type RedisClient, type Session
 } from './client.ts'
@@ -47,6 +48,9 @@ const LATER = /\b(NOSCRIPT|READONLY|LOADING|CLUSTERDOWN|TRYAGAIN|MOVED|ASK) |ena
 /** Milliseconds until then. */
 const SOON = 100
 
+/** As many are sent in one turn of the event loop. */
+const AT_ONCE = 1_000
+
 /** Milliseconds between two looks at the clock of Redis, and by how much it may be off meanwhile, or be set back. */
 const CLOCK = 60_000
 const INEXACT = 1_000
@@ -61,7 +65,7 @@ export class Link {
   readonly #connection: Connection
   readonly #options: LinkOptions
   readonly #clock: NodeJS.Timeout
-  readonly #waiting: Pending[] = []
+  #waiting = new Set<Pending>()
   readonly #sent = new Set<Pending>()
   #number = 0
   #session: Session | undefined
@@ -73,6 +77,7 @@ export class Link {
   #patience: NodeJS.Timeout | undefined
   /** What is waiting is not in its order. */
   #unsorted = false
+  #flushing: NodeJS.Immediate | undefined
   #told = false
   #ended = false
   #lastError: Error | undefined
@@ -100,8 +105,8 @@ export class Link {
       if (this.#ended) return reject(this.#unavailable())
       const timer = setTimeout(() => this.#expire(pending), this.#options.timeout + (order.longer ?? 0))
       const pending: Pending = { ...order, number: this.#number++, tried: false, sentAt: 0, timer, resolve, reject }
-      this.#waiting.push(pending)
-      this.#flush()
+      this.#waiting.add(pending)
+      if (this.#flushing === undefined) this.#flush()
     })
   }
 
@@ -116,7 +121,7 @@ export class Link {
     clearTimeout(this.#patience)
     this.#connection.disconnect()
     for (const pending of [...this.#sent, ...this.#waiting]) this.#fail(pending)
-    this.#waiting.length = 0
+    this.#waiting.clear()
   }
 
   /** A connection on which nobody answers is none. */
@@ -150,10 +155,8 @@ export class Link {
     this.#session = session
     this.#knows = knows
     this.#usable = true
-    if (this.#unsorted) this.#waiting.sort((a, b) => a.number - b.number)
+    if (this.#unsorted) this.#waiting = new Set([...this.#waiting].sort((a, b) => a.number - b.number))
     this.#unsorted = false
-    if (this.#told) this.#options.onBack(this)
-    this.#told = false
     this.tag = Math.floor(Math.random() * STEP)
     this.connections++
     this.connectedAt = performance.now()
@@ -161,7 +164,20 @@ export class Link {
   }
 
   #flush (): void {
-    while (this.#usable && this.#connection.status === 'ready' && this.#waiting.length > 0) this.#send(this.#waiting.shift()!)
+    let count = 0
+    for (const pending of this.#waiting) {
+      if (!this.#usable || this.#connection.status !== 'ready') return
+      if (count++ === AT_ONCE) return this.#flushLater()
+      this.#waiting.delete(pending)
+      this.#send(pending)
+    }
+  }
+
+  #flushLater (): void {
+    this.#flushing ??= setImmediate(() => {
+      this.#flushing = undefined
+      this.#flush()
+    })
   }
 
   #send (pending: Pending): void {
@@ -172,7 +188,10 @@ export class Link {
     this.#sent.add(pending)
     const [command, ...args] = pending.args(tried) as [string, ...Argument[]]
     this.#connection.call(command, ...args).then(
-      (reply) => this.#settle(pending, () => pending.resolve(reply)),
+      (reply) => {
+        this.#settle(pending, () => pending.resolve(reply))
+        this.#answered()
+      },
       (error: Error) => this.#sort(pending, tried, error))
   }
 
@@ -197,7 +216,7 @@ export class Link {
     if (this.#ended || pending.repeat === 'never') return this.#fail(pending)
     this.#usable = false
     this.#unsorted = true
-    this.#waiting.push(pending)
+    this.#waiting.add(pending)
   }
 
   /** What is asked for later must not overtake what has to wait. */
@@ -206,7 +225,18 @@ export class Link {
     this.#usable = false
     if (/MOVED|ASK/.test(message)) this.#connection.refreshSlotsCache?.()
     const opening = this.#opening
-    setTimeout(() => { if (this.#opening === opening && !this.#ended) this.#open() }, SOON)
+    setTimeout(() => {
+      if (this.#opening !== opening || this.#ended) return
+      // After a failover it is the former master that is asked.
+      if (message.startsWith('READONLY')) this.#disconnect()
+      else this.#open()
+    }, SOON)
+  }
+
+  #answered (): void {
+    if (!this.#told) return
+    this.#told = false
+    this.#options.onBack(this)
   }
 
   #disconnected (): void {
@@ -218,10 +248,11 @@ export class Link {
     this.#options.onAway(this, this.#lastError ?? this.#unavailable())
   }
 
-  #expire (pending: Pending): void {
+  async #expire (pending: Pending): Promise<void> {
+    // If the event loop was held up, the answer may have come, and was not read yet.
+    if (this.#sent.has(pending)) await nextTurn()
     const isSent = this.#sent.has(pending)
-    const at = this.#waiting.indexOf(pending)
-    if (at !== -1) this.#waiting.splice(at, 1)
+    if (!isSent && !this.#waiting.delete(pending)) return
     this.#fail(pending)
     // What was asked for later on this connection may be answered yet.
     const isOverdue = isSent && performance.now() - pending.sentAt >= this.#options.timeout - 1

@@ -43,10 +43,13 @@ type Entries = [id: string, fields: string[]][]
 type Streams = [key: string, entries: Entries][] | null
 
 export class Reader {
+  /** A channel has got an owner. */
+  onHeld: (channel: Watched) => void = () => {}
+  /** It is known where a channel stands. */
+  onSeen: (channel: Watched, seen: Look) => void = () => {}
   readonly #link: Link
   readonly #keys: Keys
   readonly #onError: (error: unknown) => void
-  readonly #onHeld: (channel: Watched) => void
   readonly #channels = new Map<string, Watched>()
   /** Those that may have more. */
   readonly #rung = new Set<Watched>()
@@ -62,15 +65,11 @@ export class Reader {
   #told = false
   #ended = false
 
-  /**
-   * @param onError told of what Redis refuses
-   * @param onHeld a channel has got an owner
-   */
-  constructor (link: Link, keys: Keys, onError: (error: unknown) => void, onHeld: (channel: Watched) => void) {
+  /** @param onError told of what Redis refuses */
+  constructor (link: Link, keys: Keys, onError: (error: unknown) => void) {
     this.#link = link
     this.#keys = keys
     this.#onError = onError
-    this.#onHeld = onHeld
   }
 
   get channels (): Watched[] {
@@ -168,8 +167,10 @@ export class Reader {
   }
 
   /** @param position that was asked about */
-  learn (channel: Watched, position: string, { whole, last, closed }: Look): void {
+  learn (channel: Watched, position: string, seen: Look): void {
+    const { whole, last, closed } = seen
     if (!this.#has(channel)) return
+    this.onSeen(channel, seen)
     if (!whole && channel.position === position) channel.lose(last)
     if (closed || channel.position !== last) this.#rung.add(channel)
   }
@@ -198,6 +199,7 @@ export class Reader {
       if (!isNext || entries.length === count) this.#rung.add(channel)
       if (isNext && entries.length > 0) this.#take(channel, entries)
     }
+    if (streams.size === 0 && rung.length === 0 && await this.#haveGoneBack()) this.#connection = 0
     const news = streams.get(this.#keys.news) ?? []
     // News that were missed show by how many there are.
     if (news.length === count && await this.#haveGone()) this.#connection = 0
@@ -231,8 +233,14 @@ export class Reader {
       const channel = this.#channels.get(name!)
       if (channel === undefined) continue
       if (compareEntryIds(last!, channel.readUpTo) > 0) this.#rung.add(channel)
-      if (isHeld !== undefined) this.#onHeld(channel)
+      if (isHeld !== undefined) this.onHeld(channel)
     }
+  }
+
+  /** Whether others have deleted the news, and those that came since are before the ones that were read. */
+  async #haveGoneBack (): Promise<boolean> {
+    const newest = await this.#ask('XREVRANGE', this.#keys.news, '+', '-', 'COUNT', 1) as Entries
+    return newest[0] !== undefined && compareEntryIds(newest[0][0], this.#news) < 0
   }
 
   /** Whether the news go back no more to where they were read. */

@@ -9,8 +9,9 @@
  *     floorMs   } `b`, and the milliseconds, of an entry that is not younger than the oldest retained
  *     closed   1, once the channel is
  *     age      of the history that was asked for last
- *     owner, due, lease, until, forgetAfter, header, text, size
- *              who holds it; when the lease runs out, how long it is, when all is forgotten if nobody looks, and the will
+ *     owner, due, doubt, lease, until, forgetAfter, header, text, size
+ *              who holds it; when the lease runs out, when somebody has seen that it has, how long it is, when all is
+ *              forgotten if nobody looks, and the will
  *
  * Each entry names the one before it, `p`. The chain is what tells a loss: who has had the entry that `p` names has missed
  * nothing, however the log was trimmed, restored or emptied meanwhile. Where the state is gone the log is begun anew.
@@ -68,17 +69,23 @@ local function load()
     return { origin = field[1], last = field[2], bytes = tonumber(field[3]), floor = tonumber(field[4]),
       closed = field[5], owner = field[6], untilMs = field[7], floorMs = tonumber(field[8]), age = tonumber(field[9]) }
   end
-  redis.call('DEL', log)
   -- There may have been entries within this millisecond, of which Redis knows nothing any more.
   local origin = digits(now + 1) .. '-' .. digits(clock[2] % 1000 * STEP + tag)
   redis.call('HSET', state, 'origin', origin, 'last', origin, 'bytes', 0, 'floor', 0, 'floorMs', digits(now))
   redis.call('PEXPIRE', state, IDLE)
+  -- After the first write: a full Redis refuses that, and nothing is deleted.
+  redis.call('DEL', log)
   return { origin = origin, last = origin, bytes = 0, floor = 0, floorMs = now }
 end
 
 local function isOurs(entry)
   local field = entry[2]
   return field[1] == 'p' and (#field == 8 or (#field == 4 and field[3] == 'end')) and string.match(field[2], '^%d+-%d+$')
+end
+
+-- Whether it is not held by whom it should be.
+local function isOthers(channel, owner)
+  return owner ~= '' and channel.owner ~= owner
 end
 
 -- The news are for all channels: whatever others have put there instead makes way.
@@ -104,7 +111,7 @@ local function close(channel, forgetAfter)
   local id = following(channel.last)
   redis.call('XADD', log, id, 'p', channel.last, 'end', '1')
   redis.call('HSET', state, 'closed', '1')
-  redis.call('HDEL', state, 'owner', 'due', 'lease', 'until', 'forgetAfter', 'header', 'text', 'size')
+  redis.call('HDEL', state, 'owner', 'due', 'doubt', 'lease', 'until', 'forgetAfter', 'header', 'text', 'size')
   for _, key in ipairs({ log, state }) do
     if forgetAfter then redis.call('PEXPIRE', key, math.max(forgetAfter, LEAST)) else redis.call('PERSIST', key) end
   end
@@ -120,13 +127,13 @@ function script (body: string): Script {
 }
 
 /**
- * ARGV: header, text, size; the history: events, bytes, age or ''; since, a position after which it may have been stored
- * by a call whose answer was lost, or ''. Gives the ID; nothing where the channel is closed; 0 where it cannot be known
- * whether it was stored before.
+ * ARGV: header, text, size; the history: events, bytes, age or ''; the owner or ''; since, a position after which it may
+ * have been stored by a call whose answer was lost, or ''. Gives the ID; nothing where the channel is closed, or another's;
+ * 0 where it cannot be known whether it was stored before.
  */
 export const APPEND = script(`
 local header, text, size = ARGV[3], ARGV[4], tonumber(ARGV[5])
-local events, bytes, age, since = ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[9]
+local events, bytes, age, owner, since = ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[9], ARGV[10]
 
 -- The ID that it has; 0 where it may have had one that was trimmed since.
 local function find()
@@ -169,7 +176,7 @@ if since ~= '' then
   if known then return known end
 end
 local channel = load()
-if channel.closed then return false end
+if channel.closed or isOthers(channel, owner) then return false end
 channel.age = age
 store(channel, header, text, size, events)
 if isExcess(channel) then trim(channel) end
@@ -186,10 +193,10 @@ ring(channel.last)
 return channel.last
 `)
 
-/** ARGV: forgetAfter or ''. */
+/** ARGV: forgetAfter or '', the owner or ''. */
 export const CLOSE = script(`
 local channel = load()
-if not channel.closed then close(channel, tonumber(ARGV[3])) end
+if not channel.closed and not isOthers(channel, ARGV[4]) then close(channel, tonumber(ARGV[3])) end
 return channel.last
 `)
 
@@ -203,6 +210,7 @@ if not channel.owner then ring(channel.last, 'h', '1') end
 local untilMs = digits(now + 4 * lease + forgetAfter + IDLE)
 redis.call('HSET', state, 'owner', owner, 'due', digits(now + lease), 'lease', digits(lease), 'until', untilMs,
   'forgetAfter', digits(forgetAfter), 'header', ARGV[6], 'text', ARGV[7], 'size', ARGV[8])
+redis.call('HDEL', state, 'doubt')
 redis.call('PEXPIREAT', state, untilMs)
 redis.call('PEXPIREAT', log, untilMs)
 return 1
@@ -218,10 +226,14 @@ local position, mayClose = ARGV[3], ARGV[4] == '1'
 
 local function isWhole(channel)
   if position == '' or position == channel.last then return 1 end
-  for _, entry in ipairs(redis.call('XRANGE', log, '(' .. position, '+', 'COUNT', 32)) do
-    if isOurs(entry) then return entry[2][2] == position and 1 or 0 end
+  local entry = redis.call('XRANGE', log, '(' .. position, '+', 'COUNT', 1)[1]
+  if entry and not isOurs(entry) then
+    for _, other in ipairs(redis.call('XRANGE', log, '(' .. position, '+', 'COUNT', 32)) do
+      if isOurs(other) then return other[2][2] == position and 1 or 0 end
+    end
+    return 0
   end
-  return 0
+  return entry and entry[2][2] == position and 1 or 0
 end
 
 local channel = load()
@@ -233,9 +245,15 @@ if position ~= '' and isAfter(position, channel.last) then
 end
 local left, lease = -1, -1
 if channel.owner then
-  local field = redis.call('HMGET', state, 'due', 'lease', 'forgetAfter', 'header', 'text', 'size')
+  local field = redis.call('HMGET', state, 'due', 'lease', 'forgetAfter', 'header', 'text', 'size', 'doubt')
   left, lease = math.max(tonumber(field[1]) - now, 0), tonumber(field[2])
-  if mayClose and left == 0 then
+  -- A network that was away for everybody comes back for one after the other: the owner may be about to renew.
+  if mayClose and left == 0 and not field[7] then
+    redis.call('HSET', state, 'doubt', digits(now))
+    left = lease / 2
+  elseif mayClose and left == 0 and now < field[7] + lease / 2 then
+    left = field[7] + lease / 2 - now
+  elseif mayClose and left == 0 then
     if field[4] ~= '' then store(channel, field[4], field[5], tonumber(field[6]), MOST) end
     close(channel, tonumber(field[3]))
     left, lease = -1, -1
@@ -256,12 +274,12 @@ return { channel.last, channel.closed and 1 or 0, known and 1 or 0, isWhole(chan
 export const READ = script(`
 local after, most, bytes = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 
+-- One entry first, then twice as many each time: entries can be large, and anybody can ask for them.
 local function from(start)
-  local page, size = {}, 0
+  local page, size, count = {}, 0, 1
   while #page < most and size < bytes do
-    -- After the last ID that there can be Redis finds no start.
-    local entries = redis.pcall('XRANGE', log, start, '+', 'COUNT', math.min(most - #page, 16))
-    if entries.err or #entries == 0 then return page end
+    local entries = redis.call('XRANGE', log, start, '+', 'COUNT', math.min(most - #page, count))
+    if #entries == 0 then return page end
     for _, entry in ipairs(entries) do
       if isOurs(entry) then
         if entry[2][3] == 'end' or size >= bytes then return page end
@@ -270,20 +288,31 @@ local function from(start)
       end
     end
     start = '(' .. entries[#entries][1]
+    count = math.min(count * 2, 64)
   end
   return page
+end
+
+-- The entry that comes next after a position. After the last ID that there can be Redis finds no start.
+local function nextOf(position)
+  local start = '(' .. position
+  while true do
+    local entry = redis.pcall('XRANGE', log, start, '+', 'COUNT', 1)[1]
+    if not entry or isOurs(entry) then return entry end
+    start = '(' .. entry[1]
+  end
 end
 
 local channel = load()
 local position = after == '0-0' and channel.origin or after
 if position ~= '' then
-  local page = from('(' .. position)
-  local base = page[1] and page[1][2][2] or channel.last
-  if base == position then return { after, 1, page } end
+  local entry = nextOf(position)
+  local base = entry and entry[2][2] or channel.last
+  if base == position then return { after, 1, from('(' .. position) } end
   -- Only what comes after the position is missing: others have deleted it, or Redis has come back without it.
-  local own = redis.pcall('XRANGE', log, position, position)
-  local isRetained = page[1] and own[1] and isOurs(own[1])
-  if isRetained or (not page[1] and not isAfter(position, channel.last)) then return { base, 0, page } end
+  local own = redis.pcall('XRANGE', log, position, position)[1]
+  if entry and own and isOurs(own) then return { base, 0, from('(' .. position) } end
+  if not entry and not isAfter(position, channel.last) then return { base, 0, {} } end
 end
 -- It is trimmed by age when something is appended; until then what is too old is passed over.
 local page = from(channel.age and not channel.closed and digits(math.max(now - channel.age, 0)) or '-')

@@ -42,8 +42,13 @@ export class Vigil {
     clearTimeout(channel.lease)
     if (left < 0 || channel.isIdle) return
     const rest = this.#link.connectedAt + lease - performance.now()
-    const spread = Math.random() * Math.min(lease / 4, SPREAD)
+    const spread = Math.random() * Math.min(lease / 8, SPREAD)
     channel.lease = setTimeout(() => this.visit(channel, lease), Math.max(left, rest) + spread + 1).unref()
+  }
+
+  /** Until it is known how long the lease is. */
+  visitSoon (channel: Watched): void {
+    this.visit(channel, SPREAD)
   }
 
   /** @param lease the length of one that should have run out */
@@ -51,8 +56,8 @@ export class Vigil {
     const { position } = channel
     try {
       const seen = await look(this.#link, this.#keys, channel.name, position, lease)
-      if (position !== undefined) this.#reader.learn(channel, position, seen)
-      this.expectEnd(channel, seen)
+      if (position === undefined) this.expectEnd(channel, seen)
+      else this.#reader.learn(channel, position, seen)
     } catch {
       // Redis is away, or what it has is damaged: of both others tell.
       if (lease !== undefined) this.expectEnd(channel, { left: lease, lease })
