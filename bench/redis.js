@@ -103,7 +103,7 @@ async function singly (listener, append) {
     const given = new Promise((resolve) => { listener.onEntry = resolve })
     append(n)
     await given
-    await setTimeout(6)
+    await setTimeout(12)
   }
 }
 

@@ -22,7 +22,7 @@ const SOON = 20
  * Milliseconds between two answers, when there is always more: what comes in between is read at once, which costs Redis a
  * fraction where many processes read. Who is alone does not wait.
  */
-const BREATH = 5
+const BREATH = 10
 
 /** Milliseconds until what has failed is tried again. */
 const AGAIN = 100
