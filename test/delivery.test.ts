@@ -12,6 +12,7 @@ import { readVector, tagsOf } from '../lib/channels/vector.ts'
 import { compareEntryIds } from '../lib/entry-id.ts'
 import type { SseChannel } from '../index.ts'
 import { createApp, listen, until } from './helpers.ts'
+import { below, createRandom, textOf, type Random } from './processes/random.ts'
 
 /**
  * The cuts of every run, and others in each: a failure names the seed, and `SEED=…` brings its cuts back alone, as far as
@@ -27,28 +28,6 @@ t.jobs = SEEDS.length
 
 function test (name: string, check: (t: Test, seed: number) => Promise<void>): void {
   for (const seed of SEEDS) t.test(`${name}, SEED=${seed}`, { buffered: true }, (t) => check(t, seed))
-}
-
-type Random = () => number
-
-/** Mulberry32. */
-function createRandom (seed: number): Random {
-  return () => {
-    seed = (seed + 0x6d2b79f5) | 0
-    let value = Math.imul(seed ^ (seed >>> 15), 1 | seed)
-    value = (value + Math.imul(value ^ (value >>> 7), 61 | value)) ^ value
-    return ((value ^ (value >>> 14)) >>> 0) / 4_294_967_296
-  }
-}
-
-function below (random: Random, end: number): number {
-  return Math.floor(random() * end)
-}
-
-/** Mostly short, now and then larger than what one write takes; a cut may fall inside a character. */
-function textOf (random: Random): string {
-  const kind = random()
-  return 'aé€😀'.repeat(kind < 0.9 ? below(random, 20) : kind < 0.998 ? below(random, 400) : below(random, 10_000))
 }
 
 /**

@@ -1,34 +1,17 @@
 /** The demo of three processes and a Redis, as a person tries it out: in a real browser, all that can be killed is killed. */
-import { execFileSync, spawn, type ChildProcess } from 'node:child_process'
+import { spawn, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
-import { cpSync, existsSync, mkdirSync, readdirSync, statSync } from 'node:fs'
+import { mkdirSync, readdirSync } from 'node:fs'
 import net, { type AddressInfo } from 'node:net'
 import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import { chromium, type Page } from 'playwright-core'
 import t, { type Test } from 'tap'
 import { chromiumPath } from './chromium.mjs'
+import { buildExamples } from './examples-build.ts'
 import { until } from './helpers.ts'
 import { noRedis } from './redis-server.ts'
 
-const root = fileURLToPath(new URL('..', import.meta.url))
-const tsc = (...args: string[]) =>
-  execFileSync(process.execPath, [join(root, 'node_modules/typescript/bin/tsc'), ...args], { cwd: root, stdio: 'inherit' })
-
-// As `npm run demo:cluster` does, but into a folder of this test's own: other tests build at the same time.
-const built = t.testdir({})
-if (!isBuilt()) tsc()
-tsc('-p', 'examples', '--outDir', built)
-cpSync(join(root, 'examples/cluster/page.html'), join(built, 'cluster/page.html'))
-
-/** Whether dist/ is there, and newer than all that it is made of: other tests use it at the same time. */
-function isBuilt (): boolean {
-  const main = join(root, 'dist/index.js')
-  const sources = ['lib', 'types'].flatMap((folder) =>
-    readdirSync(join(root, folder), { recursive: true, encoding: 'utf8' })
-      .filter((name) => name.endsWith('.ts')).map((name) => join(root, folder, name)))
-  return existsSync(main) && [...sources, join(root, 'index.ts')].every((path) => statSync(path).mtimeMs <= statSync(main).mtimeMs)
-}
+const built = buildExamples(t, 'cluster/page.html')
 
 interface Demo { child: ChildProcess, output: () => string, temporary: string }
 

@@ -1,33 +1,14 @@
 /** The examples, each built and in a process of its own, as its users see it: with EventSource, fetch and a browser. */
 import { EventSource } from 'eventsource'
-import { execFileSync, spawn, type ChildProcess } from 'node:child_process'
+import { spawn, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
-import { cpSync, existsSync, readdirSync, statSync } from 'node:fs'
-import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import { chromium } from 'playwright-core'
 import t, { type Test } from 'tap'
 import { chromiumPath } from './chromium.mjs'
+import { buildExamples } from './examples-build.ts'
 import { until } from './helpers.ts'
 
-const root = fileURLToPath(new URL('..', import.meta.url))
-const tsc = (...args: string[]) =>
-  execFileSync(process.execPath, [join(root, 'node_modules/typescript/bin/tsc'), ...args], { cwd: root, stdio: 'inherit' })
-
-// As `npm run demo` does, but into a folder of this test's own: the demo's test builds at the same time.
-const built = t.testdir({})
-if (!isBuilt()) tsc()
-tsc('-p', 'examples', '--outDir', built)
-cpSync(join(root, 'examples/football-scores.html'), join(built, 'football-scores.html'))
-
-/** Whether dist/ is there, and newer than all that it is made of: other tests use it at the same time. */
-function isBuilt (): boolean {
-  const main = join(root, 'dist/index.js')
-  const sources = ['lib', 'types'].flatMap((folder) =>
-    readdirSync(join(root, folder), { recursive: true, encoding: 'utf8' })
-      .filter((name) => name.endsWith('.ts')).map((name) => join(root, folder, name)))
-  return existsSync(main) && [...sources, join(root, 'index.ts')].every((path) => statSync(path).mtimeMs <= statSync(main).mtimeMs)
-}
+const built = buildExamples(t, 'football-scores.html')
 
 /** Starts what an example builds, on a free port. */
 const START = `

@@ -4,8 +4,9 @@ import t, { type Test } from 'tap'
 import { createHub, type GapEvent, type ReceivedEvent } from '../index.ts'
 import { readVector, tagsOf } from '../lib/channels/vector.ts'
 import { brokerLaws } from '../lib/testing/index.ts'
-import { below, createRandom, FarBroker, type Distance, type Random } from './far-broker.ts'
+import { FarBroker, type Distance } from './far-broker.ts'
 import { createApp, listen, turns, until } from './helpers.ts'
+import { below, createRandom, type Random } from './processes/random.ts'
 
 /** Other seeds, other distances; `SEED=…` brings those of a run back. */
 const SEED = Number(process.env.SEED ?? Date.now() % 1_000_000)

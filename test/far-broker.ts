@@ -5,22 +5,7 @@
  */
 import { memoryBroker, type Broker, type Entry, type History, type Hold, type Listener, type Listening, type Message, type Page } from '../index.ts'
 import { turns } from './helpers.ts'
-
-export type Random = () => number
-
-/** Mulberry32. */
-export function createRandom (seed: number): Random {
-  return () => {
-    seed = (seed + 0x6d2b79f5) | 0
-    let value = Math.imul(seed ^ (seed >>> 15), 1 | seed)
-    value = (value + Math.imul(value ^ (value >>> 7), 61 | value)) ^ value
-    return ((value ^ (value >>> 14)) >>> 0) / 4_294_967_296
-  }
-}
-
-export function below (random: Random, end: number): number {
-  return Math.floor(random() * end)
-}
+import { below, createRandom, type Random } from './processes/random.ts'
 
 export interface Distance {
   /** What is at the other end, which several may share. */

@@ -153,6 +153,7 @@ export class Link {
   #begin (session: Session, knows: boolean): void {
     clearTimeout(this.#patience)
     this.#session = session
+    this.#lastError = undefined
     this.#knows = knows
     this.#usable = true
     if (this.#unsorted) this.#waiting = new Set([...this.#waiting].sort((a, b) => a.number - b.number))
