@@ -29,7 +29,7 @@ if (nodes.length === 0) {
 }
 step('build', 'npm', 'run', '--silent', 'build')
 if (nodes.length === 0) tests('tap', '--reporter=terse')
-else for (const node of nodes) tests('-y', '-p', `node@${node}`, 'tap', '--reporter=terse', '--disable-coverage', ...ofTheLibrary())
+else for (const node of nodes) tests('-y', '-p', `node@${node}`, 'tap', '--reporter=terse', '--disable-coverage', '--jobs=2', ...ofTheLibrary())
 console.log(`${passed} passed, ${failed} failed`)
 process.exitCode = failed === 0 ? 0 : 1
 
