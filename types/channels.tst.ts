@@ -209,6 +209,9 @@ describe('a run', () => {
       yield { event: 'price' as const, data: { symbol: 'A', price: 1 } }
     }, { events: prices, history: { events: 5 }, forgetAfter: 5, onInvalidEvent: 'drop', onEnd: () => undefined })
     app.sse.run('key', [price], { events: prices })
+    app.sse.run('key', [price], { events: prices, lease: 5_000, will: price })
+    // @ts-expect-error is not assignable to type
+    app.sse.run('key', [price], { events: prices, will: wrongData })
     // @ts-expect-error is not assignable to type
     app.sse.run('key', [wrongData], { events: prices })
     // @ts-expect-error is not assignable to type
