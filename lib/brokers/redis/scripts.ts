@@ -83,6 +83,16 @@ local function isOurs(entry)
   return field[1] == 'p' and (#field == 8 or (#field == 4 and field[3] == 'end')) and string.match(field[2], '^%d+-%d+$')
 end
 
+-- The entry that comes next after a position. After the last ID that there can be Redis finds no start.
+local function nextOf(position)
+  local start = '(' .. position
+  while true do
+    local entry = redis.pcall('XRANGE', log, start, '+', 'COUNT', 1)[1]
+    if not entry or isOurs(entry) then return entry end
+    start = '(' .. entry[1]
+  end
+end
+
 -- Whether it is not held by whom it should be.
 local function isOthers(channel, owner)
   return owner ~= '' and channel.owner ~= owner
@@ -226,13 +236,7 @@ local position, mayClose = ARGV[3], ARGV[4] == '1'
 
 local function isWhole(channel)
   if position == '' or position == channel.last then return 1 end
-  local entry = redis.call('XRANGE', log, '(' .. position, '+', 'COUNT', 1)[1]
-  if entry and not isOurs(entry) then
-    for _, other in ipairs(redis.call('XRANGE', log, '(' .. position, '+', 'COUNT', 32)) do
-      if isOurs(other) then return other[2][2] == position and 1 or 0 end
-    end
-    return 0
-  end
+  local entry = nextOf(position)
   return entry and entry[2][2] == position and 1 or 0
 end
 
@@ -291,16 +295,6 @@ local function from(start)
     count = math.min(count * 2, 64)
   end
   return page
-end
-
--- The entry that comes next after a position. After the last ID that there can be Redis finds no start.
-local function nextOf(position)
-  local start = '(' .. position
-  while true do
-    local entry = redis.pcall('XRANGE', log, start, '+', 'COUNT', 1)[1]
-    if not entry or isOurs(entry) then return entry end
-    start = '(' .. entry[1]
-  end
 end
 
 local channel = load()
