@@ -184,6 +184,17 @@ t.test('connections to the nodes of a cluster have the password of the client, w
   t.equal(options.redisOptions.password, 'secret')
 })
 
+t.test('publish and close may be given to others, who call them with arguments of their own', async (t) => {
+  const hub = hubOn(t, memoryBroker())
+  const channel = hub.channel('a')
+  const [publish, close]: ((...args: any[]) => Promise<any>)[] = [channel.publish.bind(channel), channel.close.bind(channel)]
+  await publish!({ data: 1 }, 'of an emitter')
+  await close!(hub)
+  const { seen, ended } = readOn(channel.subscribe({ after: 'earliest' }))
+  await ended
+  t.match(seen, [{ data: 1 }])
+})
+
 t.test('a broker in the place of options, and a client of another package, are refused', async (t) => {
   const broker = memoryBroker()
   t.throws(() => createHub(broker as object), { code: 'FST_SSE_INVALID_OPTION', message: /createHub takes options, such as \{ broker \}/ })

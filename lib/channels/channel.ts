@@ -52,11 +52,18 @@ export class Channel extends Subscribable implements Subject, Readable {
   }
 
   /**
-   * @param owner who is to hold the channel
    * @returns the ID of the event, once the broker has it
    * @throws {InvalidEvent | ChannelClosed} and what the broker rejects with
    */
-  async publish (event: unknown, owner?: string): Promise<string> {
+  publish (event: unknown): Promise<string> {
+    return this.record(event, undefined)
+  }
+
+  /**
+   * As `publish`, which an application may give to others, who call it with arguments of their own.
+   * @param owner who is to hold the channel
+   */
+  async record (event: unknown, owner: string | undefined): Promise<string> {
     const message = this.toMessage(event)
     this.#publishedAt = performance.now()
     this.onPublish()
@@ -79,7 +86,12 @@ export class Channel extends Subscribable implements Subject, Readable {
     return !this.#closed && (age === false || performance.now() - this.#publishedAt < age)
   }
 
-  async close (forgetAfter: number | false = this.options.history.age, owner?: string): Promise<void> {
+  close (): Promise<void> {
+    return this.finish(this.options.history.age)
+  }
+
+  /** @param owner who is to hold the channel; undefined: whoever does */
+  async finish (forgetAfter: number | false, owner?: string): Promise<void> {
     await this.#parts.broker.close(this.name, forgetAfter, owner)
     this.#closed = true
   }

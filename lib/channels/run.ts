@@ -173,10 +173,10 @@ export class Run extends AttachedRun {
   async #publish (event: unknown): Promise<void> {
     const { owner } = this.#hold
     try {
-      await this.#channel.publish(event, owner).catch(async (error: unknown) => {
+      await this.#channel.record(event, owner).catch(async (error: unknown) => {
         // An engine that has lost its memory knows nothing of the owner, either.
         if (!isClosed(error) || !await this.#parts.broker.open(this.#channel.name, this.#hold)) throw error
-        await this.#channel.publish(event, owner)
+        await this.#channel.record(event, owner)
       })
     } catch (error) {
       if (this.#options.onInvalidEvent === 'fail' || !(error instanceof InvalidEvent)) throw error
@@ -207,7 +207,7 @@ export class Run extends AttachedRun {
   async #close (end: RunEnd): Promise<RunEnd> {
     try {
       const last = atOnce(this.#options.onEnd?.(end), 'onEnd must return its event itself, not a promise')
-      if (last !== undefined) await this.#channel.publish(last, this.#hold.owner)
+      if (last !== undefined) await this.#channel.record(last, this.#hold.owner)
     } catch (error) {
       if (!isClosed(error)) this.#parts.onError(error, `run '${this.key}' could not record its last event`)
     }
@@ -223,7 +223,7 @@ export class Run extends AttachedRun {
   async #closeChannel (): Promise<void> {
     for (const deadline = performance.now() + this.#hold.lease; ;) {
       try {
-        return await this.#channel.close(this.#options.forgetAfter, this.#hold.owner)
+        return await this.#channel.finish(this.#options.forgetAfter, this.#hold.owner)
       } catch (error) {
         if (performance.now() + AGAIN > deadline) throw error
         await wait(AGAIN, undefined, { ref: false })
@@ -235,7 +235,7 @@ export class Run extends AttachedRun {
 /** Who records a run notices that its channel is closed. @throws (rejects) {UnknownRun} */
 export async function stopElsewhere (channel: Channel, forgetAfter: number): Promise<void> {
   await channel.mustBeKnown()
-  await channel.close(forgetAfter)
+  await channel.finish(forgetAfter)
 }
 
 /** Another hub has stopped the run. The error may come from a broker of another package. */
