@@ -51,10 +51,17 @@ function tests (...command) {
   const report = '.tap/report.tap'
   rmSync(report, { force: true })
   const status = run([...command, `--output-file=${report}`])
-  const counts = existsSync(report) ? readFileSync(report, 'utf8').match(/^# \{ total: .*\}$/gm)?.at(-1) ?? '' : ''
+  const results = existsSync(report) ? readFileSync(report, 'utf8') : ''
+  const counts = results.match(/^# \{ total: .*\}$/gm)?.at(-1) ?? ''
   const count = (name) => Number(new RegExp(`${name}: (\\d+)`).exec(counts)?.[1] ?? 0)
   passed += count('pass')
   failed += count('fail') || (status === 0 ? 0 : 1)
+  if (status !== 0) console.log(failures(results))
+}
+
+/** Each failed assertion, with what there is to know of it, within its test and file. */
+function failures (results) {
+  return results.match(/^ *not ok .*(\n +---\n[^]*?\n +\.\.\.$)?/gm)?.join('\n') ?? ''
 }
 
 function run (command) {
