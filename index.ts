@@ -1,12 +1,14 @@
 /** The plugin: options become parts, parts become decorators and hooks. */
 import type { FastifyPluginAsync, FastifyReply, FastifyRequest } from 'fastify'
 import fp from 'fastify-plugin'
+import { Admission } from './lib/admission.ts'
 import { memoryBroker } from './lib/brokers/memory.ts'
 import { redisBroker } from './lib/brokers/redis.ts'
 import { Hub, type HubOptions } from './lib/channels/hub.ts'
 import { AlreadyRegistered, InvalidOption } from './lib/errors.ts'
 import { lastEventIdOf } from './lib/last-event-id.ts'
 import { logError } from './lib/log.ts'
+import { createMetrics } from './lib/metrics.ts'
 import { checkPluginOptions, streamOptions, type SseOptions } from './lib/options.ts'
 import { createReplySse, type Plugin } from './lib/reply.ts'
 import { StreamRoutes } from './lib/route.ts'
@@ -25,9 +27,14 @@ const plugin: FastifyPluginAsync<SseOptions> = async function sse (app, options)
   if (app.hasDecorator('sse')) throw new AlreadyRegistered('app.sse')
   if (app.hasReplyDecorator('sse')) throw new AlreadyRegistered('reply.sse')
 
+  const connections: Plugin['connections'] = new Set()
+  const stats = createStats()
+  const metrics = options.metrics && await createMetrics(options.metrics, { stats, behind: () => countBehind(connections) })
   const parts: Plugin = {
-    connections: new Set(),
-    stats: createStats(),
+    connections,
+    stats,
+    onClose: (ms) => metrics?.observe(ms),
+    admission: new Admission(options),
     lines: new Lines(),
     routes: new StreamRoutes(streamOptions(options)),
     lastEventIdOf: (request) => lastEventIdOf(request.raw, lastEventIdQuery),
@@ -38,6 +45,7 @@ const plugin: FastifyPluginAsync<SseOptions> = async function sse (app, options)
   hub.keepChannels(true)
   app.addHook('onReady', async () => hub.keepChannels(false))
   app.addHook('onClose', () => hub.close())
+  if (metrics !== undefined) app.addHook('onClose', async () => metrics.remove())
   app.decorate('sse', createSse(parts, hub))
   app.decorateReply(kStream, null)
   app.decorateReply('sse', createReplySse(parts) as FastifyReply['sse'])
@@ -62,6 +70,12 @@ function checkDrain (drain: number, pluginTimeout: number): void {
     throw new InvalidOption(`'drain' and ${GRACE} ms more must be less than Fastify's own option pluginTimeout, which is ` +
       `${pluginTimeout} ms: fastify({ pluginTimeout: ${drain + 10_000} })`)
   }
+}
+
+function countBehind (connections: Plugin['connections']): number {
+  let count = 0
+  for (const { behind, reason } of connections) if (behind && reason === undefined) count++
+  return count
 }
 
 function createSse ({ connections, stats }: Plugin, hub: Hub): Sse {
@@ -109,12 +123,14 @@ export type { ReceivedEvent } from './lib/channels/message.ts'
 export type { ChannelOptions, RunEnd, RunOptions } from './lib/channels/options.ts'
 export type { Gap } from './lib/channels/reading.ts'
 export type { SubscribeOptions } from './lib/channels/subscription.ts'
-export type { SseConnection } from './lib/connection.ts'
+export type { SseConnection, SseDiagnostics } from './lib/diagnostics.ts'
 export type { SseErrorCode } from './lib/errors.ts'
 export type { EventEnvelope, SseEvent } from './lib/event.ts'
-export type { CallOptions, Duration, SseOptions, StreamOptions } from './lib/options.ts'
+export type { Duration } from './lib/durations.ts'
+export type { MetricsRegistry } from './lib/metrics.ts'
+export type { CallOptions, SseOptions, StreamOptions } from './lib/options.ts'
 export type { SseContext } from './lib/source.ts'
-export type { EndReason, SseStats } from './lib/stats.ts'
+export type { EndReason, RefusalReason, SseStats } from './lib/stats.ts'
 export type {
   GapEvent, ReceivedOf, SseAttachedRun, SseChannel, SseHub, SseRun, SseSubscription, StandaloneHub, Subscribable
 } from './types/channels.ts'

@@ -51,7 +51,7 @@ export class Body extends EventEmitter {
 
   /** RFC 9110, section 15.4.5: a 304 response has no content, so Node would drop every byte of it. */
   #sendHeadOnly (destination: Destination): void {
-    this.#connection.end('superseded')
+    this.#connection.finish('superseded')
     this.emit('end')
     destination.end()
   }
@@ -70,13 +70,13 @@ export class Body extends EventEmitter {
 
   /** How Fastify drops a body that its status (204, say) does not allow. */
   resume (): this {
-    this.#connection.end('superseded')
+    this.#connection.finish('superseded')
     return this
   }
 
   /** How Fastify, or a stream in between, says that nobody reads any more. */
   destroy (): this {
-    this.#connection.end('client-gone')
+    this.#connection.finish('client-gone')
     return this
   }
 }

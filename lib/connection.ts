@@ -4,29 +4,19 @@
  */
 import type { FastifyRequest } from 'fastify'
 import { AsyncResource } from 'node:async_hooks'
+import type { Place } from './admission.ts'
+import { tell, type SseConnection, type SseDiagnostics } from './diagnostics.ts'
+import { describe } from './describe.ts'
+import { draw } from './durations.ts'
+import { InvalidOption } from './errors.ts'
 import { KEEP_ALIVE, retryFrame } from './frame.ts'
-import { logDebug, logError } from './log.ts'
-import { draw, type ResolvedOptions } from './options.ts'
+import { logError, logFacts, type Level } from './log.ts'
+import type { ResolvedOptions } from './options.ts'
 import { closeAfter, destroyConnection, emitFinish, isGone, onceGone, type RawResponse } from './response.ts'
+import { Revalidation } from './revalidation.ts'
 import type { EndReason, SseStats } from './stats.ts'
 import type { Lines } from './timeouts.ts'
 import { Writer, type Destination } from './writer.ts'
-
-/** An open stream, as `app.sse.connections` shows it. */
-export interface SseConnection {
-  /** The request that it answers. */
-  readonly request: FastifyRequest
-  /** When it was opened. */
-  readonly openedAt: Date
-  /** Events written so far. */
-  readonly events: number
-  /** Bytes written so far. */
-  readonly bytes: number
-  /** Whether the client leaves so much unread that its source has been paused. */
-  readonly behind: boolean
-  /** Ends the stream after what was yielded so far; an EventSource will reconnect. */
-  end (): void
-}
 
 /** What all connections of one plugin share. */
 export interface Shared {
@@ -34,12 +24,28 @@ export interface Shared {
   readonly connections: Set<Connection>
   readonly stats: SseStats
   readonly lines: Lines
+  /** Told of each stream that is gone, and how many milliseconds after it was opened. */
+  readonly onClose: (ms: number) => void
 }
 
 /** What has gone wrong; an object, as anything can be thrown, undefined too. */
 export interface Failure {
   error: unknown
 }
+
+/** What is counted beside events and bytes, and by what name it is told. */
+const TOLD = {
+  dropped: 'fastify-typed-sse:drop',
+  replays: 'fastify-typed-sse:replay',
+  gaps: 'fastify-typed-sse:gap',
+  lags: 'fastify-typed-sse:lag'
+} as const satisfies Partial<Record<keyof SseStats, keyof SseDiagnostics>>
+
+/** At which level the log has the end of a stream. Most end as they should; of these an operator wants to know. */
+const LEVELS: Partial<Record<EndReason, Level>> = { 'write-timeout': 'info', lagged: 'info', revoked: 'info' }
+
+/** Reasons that are an application's to give. */
+const OF_APPLICATIONS: readonly EndReason[] = ['ended', 'revoked']
 
 export class Connection implements SseConnection {
   readonly request: FastifyRequest
@@ -55,28 +61,43 @@ export class Connection implements SseConnection {
   readonly #shared: Shared
   readonly #first: readonly string[]
   readonly #writer: Writer
+  readonly #place: Place
   #failure: Failure | undefined
   #endResponse: () => void = noop
   #onEnd: () => void = noop
   #maxDuration: NodeJS.Timeout | undefined
+  #revalidation: Revalidation | undefined
 
-  /** @param first the texts of the events that its client gets before those of its source */
+  /**
+   * @param place that it has taken, and gives back when its response is gone
+   * @param first the texts of the events that its client gets before those of its source
+   */
   constructor (
-    request: FastifyRequest, response: RawResponse, options: ResolvedOptions, shared: Shared, first: readonly string[] = []
+    request: FastifyRequest, response: RawResponse, options: ResolvedOptions, shared: Shared, place: Place,
+    first: readonly string[] = []
   ) {
     this.request = request
     this.options = options
     this.#response = response
     this.#shared = shared
+    this.#place = place
     this.#first = first
     this.#writer = new Writer(response, options, shared.lines, shared.stats, () => this.#onStalled())
     shared.connections.add(this)
     shared.stats.open++
     shared.stats.opened++
-    if (options.maxDuration !== false) {
-      this.#maxDuration = setTimeout(() => this.end('max-duration'), draw(options.maxDuration)).unref()
-    }
+    this.#limitTime()
     onceGone(response, () => this.#onGone())
+    tell('fastify-typed-sse:open', () => ({ connection: this }))
+  }
+
+  #limitTime (): void {
+    const { maxDuration, revalidate, revalidateEvery } = this.options
+    if (maxDuration !== false) this.#maxDuration = setTimeout(() => this.finish('max-duration'), draw(maxDuration)).unref()
+    if (revalidate === false) return
+    this.#revalidation = new Revalidation(this.request, revalidate, revalidateEvery, (error) => {
+      this.finish('revoked', '', error === undefined ? undefined : { error })
+    })
   }
 
   get bytes (): number {
@@ -151,9 +172,10 @@ export class Connection implements SseConnection {
     this.#writer.keepAlive = block ?? KEEP_ALIVE
   }
 
-  /** Counts an event that was left out, a gap that was told, or a lag that the reader has survived. */
-  count (what: 'dropped' | 'gaps' | 'lags'): void {
+  /** Counts an event that was left out, a replay, a gap that was told, or a lag that the reader has survived. */
+  count (what: keyof typeof TOLD, error?: unknown): void {
     this.#shared.stats[what]++
+    tell(TOLD[what], () => ({ connection: this, error }))
   }
 
   /** Settles when more can be taken, or when the stream has ended; never rejects. */
@@ -161,14 +183,23 @@ export class Connection implements SseConnection {
     if (this.reason === undefined) await this.#writer.ready()
   }
 
+  end (reason: 'ended' | 'revoked' = 'ended'): void {
+    if (!OF_APPLICATIONS.includes(reason)) {
+      throw new InvalidOption(`the reason to end a stream must be one of ${OF_APPLICATIONS.join(', ')}, got ${describe(reason)}`)
+    }
+    this.finish(reason)
+  }
+
   /**
    * The one way to end: lets go of the source and of whoever waits, then of the client. Only the first call counts.
    * @param last text to send before the end
+   * @param failure why, for the log
    */
-  end (reason: EndReason = 'ended', last = '', failure?: Failure): void {
+  finish (reason: EndReason, last = '', failure?: Failure): void {
     if (this.reason !== undefined) return
     this.reason = reason
     clearTimeout(this.#maxDuration)
+    this.#revalidation?.stop()
     this.#shared.stats.open--
     this.#shared.stats.closed[reason]++
     this.#failure = failure
@@ -187,12 +218,12 @@ export class Connection implements SseConnection {
   shutDown (last: string): void {
     if (this.reason !== undefined) return
     closeAfter(this.#response)
-    this.end('shutdown', last)
+    this.finish('shutdown', last)
   }
 
   /** Breaks the client's connection off, as the server cannot wait any longer. */
   breakOff (): void {
-    this.end('shutdown')
+    this.finish('shutdown')
     destroyConnection(this.#response)
     this.#writer.destroy()
   }
@@ -204,25 +235,31 @@ export class Connection implements SseConnection {
   }
 
   #onStalled (): void {
-    if (this.reason === undefined) this.end('write-timeout')
+    if (this.reason === undefined) this.finish('write-timeout')
     else this.#writer.destroy()
   }
 
   #onGone (): void {
     // Where another answer has taken its place, the client is not to blame.
-    this.end(!this.handedOver && this.#response.writableEnded ? 'superseded' : 'client-gone')
+    this.finish(!this.handedOver && this.#response.writableEnded ? 'superseded' : 'client-gone')
     this.#writer.close()
     this.#shared.connections.delete(this)
-    this.#log()
+    this.#place.leave()
+    this.#report(this.reason!, Date.now() - this.openedAt.getTime())
     emitFinish(this.#response)
   }
 
-  /** One line for each stream, when all of it is known. */
-  #log (): void {
-    const { reason, events, bytes } = this
-    const facts = { sse: { reason, events, bytes, ms: Date.now() - this.openedAt.getTime() } }
-    if (this.#failure === undefined) logDebug(this.request.log, facts, 'event stream ended')
-    else logError(this.request.log, 'error', this.#failure.error, 'event stream failed', facts)
+  /** When all of it is known: one line of the log for each stream, and whoever else wants to know. */
+  #report (reason: EndReason, ms: number): void {
+    const { events, bytes } = this
+    const { log } = this.request
+    const facts = { sse: { reason, events, bytes, ms } }
+    const failure = this.#failure
+    if (failure === undefined) logFacts(log, LEVELS[reason] ?? 'debug', facts, 'event stream ended')
+    else if (reason === 'revoked') logError(log, 'info', failure.error, 'event stream ended', facts)
+    else logError(log, 'error', failure.error, 'event stream failed', facts)
+    this.#shared.onClose(ms)
+    tell('fastify-typed-sse:close', () => ({ connection: this, reason, ms, ...failure }))
   }
 }
 

@@ -35,6 +35,14 @@ export const AlreadyRegistered: SseError = createError(
 /** The server is closing and takes no new event streams. Answered with 503, or softly to an EventSource. */
 export const ShuttingDown: SseError = createError('FST_SSE_SHUTTING_DOWN', 'The server is closing', 503)
 
+/** All streams that the server may have are open (`maxConnections`). Answered with 503, or softly to an EventSource. */
+export const TooManyConnections: SseError = createError(
+  'FST_SSE_TOO_MANY_CONNECTIONS', 'The server has no room for another event stream', 503)
+
+/** All streams that one client may have are open (`maxConnectionsPerClient`). Answered with 429, or softly to an EventSource. */
+export const TooManyConnectionsPerClient: SseError = createError(
+  'FST_SSE_TOO_MANY_CONNECTIONS_PER_CLIENT', 'This client has too many event streams open', 429)
+
 /** A channel was published to after it was closed. Nothing was stored. */
 export const ChannelClosed: SseError = createError('FST_SSE_CHANNEL_CLOSED', "Channel '%s' is closed and takes no more events", 500)
 
@@ -69,6 +77,8 @@ export type SseErrorCode =
   | 'FST_SSE_ALREADY_SENT'
   | 'FST_SSE_ALREADY_REGISTERED'
   | 'FST_SSE_SHUTTING_DOWN'
+  | 'FST_SSE_TOO_MANY_CONNECTIONS'
+  | 'FST_SSE_TOO_MANY_CONNECTIONS_PER_CLIENT'
   | 'FST_SSE_CHANNEL_CLOSED'
   | 'FST_SSE_LAGGED'
   | 'FST_SSE_UNKNOWN_RUN'

@@ -33,7 +33,7 @@ export class Feed {
       return encodeEvent(value, this.#payloads)
     } catch (err) {
       if (options.onInvalidEvent === 'fail') throw err
-      this.#connection.count('dropped')
+      this.#connection.count('dropped', err)
       logError(request.log, 'warn', err, 'invalid event dropped')
       return undefined
     }
@@ -49,8 +49,8 @@ export class Feed {
   fail (reason: EndReason, error: unknown): void {
     if (this.#connection.reason !== undefined) return
     const last = this.#textOfFailure(error)
-    if (last === undefined) this.#connection.end(reason)
-    else this.#connection.end(reason, last, { error })
+    if (last === undefined) this.#connection.finish(reason)
+    else this.#connection.finish(reason, last, { error })
   }
 
   /** The text to send last after a failure; undefined where Fastify's error handler is to answer, and to log it. */

@@ -63,7 +63,7 @@ class Follower {
     try {
       this.#takeAll(urgent)
     } catch (error) {
-      if (error instanceof Lagged) this.#connection.end('lagged')
+      if (error instanceof Lagged) this.#connection.finish('lagged')
       else this.#feed.fail(error instanceof InvalidEvent ? 'invalid-event' : 'source-threw', error)
     } finally {
       this.#running = false
@@ -97,11 +97,14 @@ class Follower {
    * connection has said so far, so a block before the first ID would take a client's ID away.
    */
   #begin (part: Part): boolean {
-    const first = !this.#begun
+    if (this.#begun) return this.#write(part)
     this.#begun = true
-    if (first && part.is !== 'position') this.#connection.writeOpening()
+    if (part.is !== 'position') this.#connection.writeOpening()
     const goOn = this.#write(part)
-    if (first && part.is === 'position') this.#connection.writeOpening()
+    if (part.is === 'position') {
+      this.#connection.writeOpening()
+      if (part.why === 'start' && this.#connection.request.lastEventId !== undefined) this.#connection.count('replays')
+    }
     return goOn
   }
 
@@ -128,7 +131,7 @@ class Follower {
         connection.count('lags')
         return true
       case 'end':
-        connection.end('source-done', finishedFrame(this.#userAgent))
+        connection.finish('source-done', finishedFrame(this.#userAgent))
         return false
     }
   }

@@ -1,8 +1,10 @@
 /** Logging what an application has thrown, which can be anything: frozen, a Proxy, an object whose getters throw. */
 import type { FastifyBaseLogger } from 'fastify'
 
+export type Level = 'error' | 'warn' | 'info' | 'debug'
+
 /** One line at a level; where the error itself cannot be logged, one without it. Never throws. */
-export function logError (log: FastifyBaseLogger, level: 'error' | 'warn', error: unknown, message: string, facts = {}): void {
+export function logError (log: FastifyBaseLogger, level: Level, error: unknown, message: string, facts = {}): void {
   try {
     log[level]({ ...facts, err: error }, message)
   } catch {
@@ -10,8 +12,9 @@ export function logError (log: FastifyBaseLogger, level: 'error' | 'warn', error
   }
 }
 
-export function logDebug (log: FastifyBaseLogger, facts: object, message: string): void {
-  quietly(() => log.debug(facts, message))
+/** One line at a level. Never throws. */
+export function logFacts (log: FastifyBaseLogger, level: Level, facts: object, message: string): void {
+  quietly(() => log[level](facts, message))
 }
 
 /** A logger that throws must not take a stream, or the server, with it. */

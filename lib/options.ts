@@ -1,12 +1,13 @@
 /** The options of a stream: what they mean, their defaults, and which values they can have. */
 import type { FastifyRequest } from 'fastify'
 import type { Broker } from './broker.ts'
+import {
+  atLeastOne, checkNoBroker, checkOptions, duration, isBoolean, isBroker, isFunction, isInvalidEventPolicy, isRegistry,
+  milliseconds, off, type Check
+} from './checks.ts'
+import type { Duration } from './durations.ts'
 import type { SseEvent } from './event.ts'
-import { describe } from './describe.ts'
-import { InvalidOption } from './errors.ts'
-
-/** Milliseconds, or a range from which each connection draws its own, so that not all come at once. */
-export type Duration = number | { min: number, max: number }
+import type { MetricsRegistry } from './metrics.ts'
 
 /**
  * Options of an event stream: of the plugin, of a route (`sse: { … }`), of a call; the nearest wins.
@@ -39,6 +40,19 @@ export interface StreamOptions {
    */
   maxDuration?: Duration | false | undefined
   /**
+   * Whether the client may still have the stream: called every `revalidateEvery` ms. Unless it returns (or resolves to)
+   * `true` before it would be called again, the stream is ended as 'revoked'; an EventSource comes back, and is answered
+   * as a new request. Default `false`: nobody asks.
+   */
+  revalidate?: ((request: FastifyRequest) => boolean | Promise<boolean>) | false | undefined
+  /** Milliseconds from one call of `revalidate` to the next; the first comes at random within them. Default 60_000; at least 1. */
+  revalidateEvery?: number | undefined
+  /**
+   * Whether events are compressed (gzip, or zstd where Node has it) for clients that accept it. Default: for a channel what
+   * its own option `compress` says, else `false`.
+   */
+  compress?: boolean | undefined
+  /**
    * Called when a source fails after the head of the response was sent; returns the last event to send. Its data is
    * checked if the route declares its event type. Without it the client learns nothing but the end of the stream.
    */
@@ -68,13 +82,31 @@ export interface SseOptions extends StreamOptions {
    * told to come back after the server is gone, each at a time of its own.
    */
   drain?: number | undefined
+  /**
+   * The most streams that may be open at once. Who comes when there is no room is refused: an EventSource softly (200, a
+   * reconnection time, the end), as it would give up for good on anything else; others with 503 and `retry-after`.
+   * Default `false`: any number. At least 1.
+   */
+  maxConnections?: number | false | undefined
+  /** The same for each client, where others are answered with 429. Default `false`. At least 1. */
+  maxConnectionsPerClient?: number | false | undefined
+  /**
+   * Who counts as one client for `maxConnectionsPerClient`; undefined: nobody, so there is no limit. Synchronous. Default:
+   * `request.ip` (behind a proxy it needs Fastify's option `trustProxy`).
+   */
+  clientKey?: ((request: FastifyRequest) => string | number | undefined) | undefined
+  /**
+   * A Prometheus registry of the package prom-client, to which the counters are added. One registry can have those of one
+   * app. Default: none.
+   */
+  metrics?: MetricsRegistry | undefined
   /** What keeps the channels: default `memoryBroker()`, in this process. Whoever has made it ends it. */
   broker?: Broker | undefined
 }
 
-/** Stream options with every default in its place; of these two there is none. */
+/** Stream options with every default in its place; of these three there is none. */
 export type ResolvedOptions = {
-  [Name in keyof StreamOptions]-?: Name extends 'retry' | 'onError' ? StreamOptions[Name] | undefined : NonNullable<StreamOptions[Name]>
+  [Name in keyof StreamOptions]-?: Name extends 'retry' | 'compress' | 'onError' ? StreamOptions[Name] | undefined : NonNullable<StreamOptions[Name]>
 }
 
 export const DEFAULTS: ResolvedOptions = {
@@ -83,38 +115,22 @@ export const DEFAULTS: ResolvedOptions = {
   finite: false,
   writeTimeout: 30_000,
   maxDuration: false,
+  revalidate: false,
+  revalidateEvery: 60_000,
+  compress: undefined,
   onError: undefined,
   onInvalidEvent: 'fail'
 }
 
-/** When the clients of a server that is closing come back, where no `retry` says otherwise. */
-export const RETURN: Duration = { min: 1_000, max: 5_000 }
-
-/** Says what was expected instead of a value; undefined where the value is right. */
-export type Check = (value: unknown) => string | undefined
-
-const LONGEST_TIMER = 2_147_483_647
-const off = (check: Check): Check => (value) => value === false ? undefined : check(value)
-const timer: Check = (value) =>
-  isInteger(value, 1, LONGEST_TIMER) ? undefined : `an integer of milliseconds from 1 to ${LONGEST_TIMER}, or false`
-export const isFunction: Check = (value) => typeof value === 'function' ? undefined : 'a function'
-export const isInvalidEventPolicy: Check = (value) => value === 'fail' || value === 'drop' ? undefined : "'fail' or 'drop'"
-
-function duration (least: number): Check {
-  return (value) => {
-    const { min, max } = typeof value === 'object' && value !== null ? value as { min?: unknown, max?: unknown } : { min: value, max: value }
-    return isInteger(min, least, LONGEST_TIMER) && isInteger(max, min, LONGEST_TIMER)
-      ? undefined
-      : `an integer of milliseconds from ${least} to ${LONGEST_TIMER}, or { min, max } of such`
-  }
-}
-
 const STREAM_CHECKS: Record<keyof StreamOptions, Check> = {
-  keepAlive: off(timer),
+  keepAlive: off(milliseconds(1)),
   retry: duration(0),
-  finite: (value) => typeof value === 'boolean' ? undefined : 'true or false',
-  writeTimeout: off(timer),
+  finite: isBoolean,
+  writeTimeout: off(milliseconds(1)),
   maxDuration: off(duration(1)),
+  revalidate: off(isFunction),
+  revalidateEvery: milliseconds(1),
+  compress: isBoolean,
   onError: isFunction,
   onInvalidEvent: isInvalidEventPolicy
 }
@@ -126,28 +142,13 @@ const CALL_CHECKS: Record<keyof CallOptions, Check> = {
 
 const PLUGIN_CHECKS: Record<keyof SseOptions, Check> = {
   ...STREAM_CHECKS,
-  lastEventIdQuery: off((value) => typeof value === 'string' && value !== '' ? undefined : 'the name of a parameter, or false'),
-  drain: (value) => isInteger(value, 0, LONGEST_TIMER) ? undefined : 'an integer of milliseconds >= 0',
+  lastEventIdQuery: off((value) => typeof value === 'string' && value !== '' ? undefined : 'the name of a parameter'),
+  drain: milliseconds(0),
+  maxConnections: off(atLeastOne),
+  maxConnectionsPerClient: off(atLeastOne),
+  clientKey: isFunction,
+  metrics: isRegistry,
   broker: isBroker
-}
-
-/** A broker by its shape: it may come from another package. */
-export function isBroker (value: unknown): string | undefined {
-  const methods: (keyof Broker)[] = ['open', 'append', 'close', 'read', 'listen']
-  const fits = methods.every((name) => typeof (value as Partial<Broker> | null)?.[name] === 'function')
-  return fits ? undefined : 'a broker, such as memoryBroker() or redisBroker(new Redis())'
-}
-
-/**
- * A broker in the place of options has none of their names, and would be passed over.
- * @throws {InvalidOption}
- */
-export function checkNoBroker (options: unknown, where: string): void {
-  if (isBroker(options) === undefined) throw new InvalidOption(`${where} takes options, such as { broker }, but got a broker`)
-}
-
-export function isInteger (value: unknown, least: number, most: number): value is number {
-  return Number.isInteger(value) && (value as number) >= least && (value as number) <= most
 }
 
 /** @throws {InvalidOption} */
@@ -191,24 +192,4 @@ function override (outer: ResolvedOptions, inner: StreamOptions): ResolvedOption
     if (inner[name] !== undefined) resolved[name] = inner[name]
   }
   return resolved as unknown as ResolvedOptions
-}
-
-/** @throws {InvalidOption} */
-export function checkOptions (options: object, checks: Record<string, Check>, where: string): void {
-  if (typeof options !== 'object' || options === null) {
-    throw new InvalidOption(`the options of ${where} must be an object, got ${describe(options)}`)
-  }
-  for (const [name, value] of Object.entries(options)) {
-    if (!Object.hasOwn(checks, name)) {
-      throw new InvalidOption(`${where} has no option '${name}': it has ${Object.keys(checks).join(', ')}`)
-    }
-    const expected = value === undefined ? undefined : checks[name]!(value)
-    if (expected !== undefined) throw new InvalidOption(`'${name}' of ${where} must be ${expected}, got ${describe(value)}`)
-  }
-}
-
-/** One length of time: of a range a random one, both ends included. */
-export function draw (duration: Duration): number {
-  if (typeof duration === 'number') return duration
-  return duration.min + Math.floor(Math.random() * (duration.max - duration.min + 1))
 }

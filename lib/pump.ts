@@ -26,7 +26,7 @@ export async function pump (source: Source, connection: Connection, feed: Feed):
       settled = true
       return feed.fail('source-threw', error)
     }
-    if (settled) return connection.end('source-done', feed.textOfCompletion())
+    if (settled) return connection.finish('source-done', feed.textOfCompletion())
     try {
       const text = feed.textOf(value)
       if (text !== undefined && !connection.writeEvent(text)) await connection.ready()

@@ -1,7 +1,7 @@
 /** The open streams of a server that closes: each is ended in its time, and none can hold the server up. */
 import type { Connection } from './connection.ts'
 import { retryFrame } from './frame.ts'
-import { draw, RETURN } from './options.ts'
+import { drawReturn } from './durations.ts'
 
 /** How long an ended response may take to be read, in ms, before its connection is broken off. */
 export const GRACE = 1_000
@@ -16,7 +16,7 @@ export async function endAll (connections: ReadonlySet<Connection>, ms: number):
   const open = all.filter((connection) => connection.reason === undefined)
   const timers = open.map((connection, index) => {
     const delay = Math.floor(ms * index / open.length)
-    return setTimeout(() => connection.shutDown(retryFrame(ms - delay + draw(connection.options.retry ?? RETURN))), delay)
+    return setTimeout(() => connection.shutDown(retryFrame(ms - delay + drawReturn(connection.options.retry))), delay)
   })
   const deadline = new Promise<void>((resolve) => {
     timers.push(setTimeout(() => {

@@ -91,7 +91,7 @@ function coverSend (reply: StreamReply, connection: Connection): void {
       reply.log.warn('reply.sse was called, but another answer was sent: return reply.sse(…) from the handler')
     }
     giveWay(reply)
-    connection.end('superseded')
+    connection.finish('superseded')
     return reply.send(...payload)
   }
 }

@@ -20,8 +20,21 @@ export type EndReason =
   | 'shutdown'
   /** The application ended it. */
   | 'ended'
+  /** Its client may no longer have it: `revalidate` has not said otherwise, or the application has ended it as such. */
+  | 'revoked'
   /** Another answer took its place before the response was handed over: an error, say, or a status without content. */
   | 'superseded'
+
+/** Why a request got no stream, though it was for one. */
+export type RefusalReason =
+  /** The server is closing. */
+  | 'shutdown'
+  /** The broker was out of reach before the stream's first event; such a stream was opened, and is counted there too. */
+  | 'broker-away'
+  /** As many streams as the server may have were open. */
+  | 'max-connections'
+  /** As many as this client may have. */
+  | 'max-connections-per-client'
 
 /** Counters since the plugin was registered. */
 export interface SseStats {
@@ -31,14 +44,16 @@ export interface SseStats {
   opened: number
   /** Streams that have ended, by reason. Their sum and `open` make `opened`. */
   closed: Record<EndReason, number>
-  /** Streams that were refused as the server was closing, or a broker was out of reach. */
-  refused: number
+  /** Requests that were sent away, by reason. */
+  refused: Record<RefusalReason, number>
   /** What sources have yielded and was written, comments and IDs without data included. */
   events: number
-  /** Bytes written, keep-alive comments and reconnection times included. */
+  /** Bytes written, keep-alive comments and reconnection times included; compressed ones as they are sent. */
   bytes: number
   /** Invalid events that were left out (`onInvalidEvent: 'drop'`). */
   dropped: number
+  /** How often a reader of channels went on from its client's last event ID, with everything that it had missed. */
+  replays: number
   /** Gaps that readers of channels were told of. */
   gaps: number
   /** How often readers of channels fell behind and went on, by `onLag: 'gap'` or `'latest'`. */
@@ -59,12 +74,14 @@ export function createStats (): SseStats {
       'max-duration': 0,
       shutdown: 0,
       ended: 0,
+      revoked: 0,
       superseded: 0
     },
-    refused: 0,
+    refused: { shutdown: 0, 'broker-away': 0, 'max-connections': 0, 'max-connections-per-client': 0 },
     events: 0,
     bytes: 0,
     dropped: 0,
+    replays: 0,
     gaps: 0,
     lags: 0
   }

@@ -167,18 +167,18 @@ t.test('no promise is left unsettled when a client that is behind goes away, or 
   const endings: Record<string, (client: RawClient, connection: Connection) => void> = {
     'client-gone': (client) => client.destroy(),
     ended: (_, connection) => connection.end(),
-    'source-done': (_, connection) => connection.end('source-done'),
+    'source-done': (_, connection) => connection.finish('source-done'),
     'write-timeout': () => {}
   }
   for (const [reason, end] of Object.entries(endings)) {
     const app = await createApp(t)
-    const parts = { connections: new Set<Connection>(), stats: createStats(), lines: new Lines() }
+    const parts = { connections: new Set<Connection>(), stats: createStats(), lines: new Lines(), onClose () {} }
     const pumping = deferred<{ connection: Connection, pumped: Promise<void> }>()
     let finished = false
     app.get('/', (request, reply) => {
       reply.hijack()
       const options = { ...DEFAULTS, writeTimeout: reason === 'write-timeout' ? 30 : 60_000 }
-      const connection = new Connection(request, reply.raw, options, parts)
+      const connection = new Connection(request, reply.raw, options, parts, { leave () {} })
       function * source () {
         try {
           for (;;) yield TEXT

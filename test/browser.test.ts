@@ -177,7 +177,7 @@ t.test('EventSource that comes to a closing server comes back until there is a n
   await untilEvents(page, watched, 1)
 
   const closed = before.app.close()
-  await until(() => before.app.sse.stats().refused >= 2)
+  await until(() => before.app.sse.stats().refused.shutdown >= 2)
   mayClose.resolve()
   await closed
   const after = await createIdleApp(t, { id: 'b', data: 'after' }, {})

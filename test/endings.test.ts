@@ -9,6 +9,7 @@ import { connect, createApp, deferred, idleSource, listen, turns, until } from '
 interface Line { level: number, msg: string, sse?: { reason: string, events: number, bytes: number }, err?: { message: string } }
 
 const DEBUG = 20
+const INFO = 30
 const ERROR = 50
 
 /** An app of which everything is written down; `ended` checks all that an ending must leave behind. */
@@ -19,7 +20,7 @@ async function observe (t: Test, options: SseOptions = {}) {
   let responses = 0
   app.addHook('onResponse', async () => { responses++ })
 
-  async function ended (reason: EndReason, level = DEBUG, message?: string) {
+  async function ended (reason: EndReason, level = reason === 'write-timeout' || reason === 'lagged' ? INFO : DEBUG, message?: string) {
     await until(() => app.sse.stats().open === 0 && responses > 0, () => `the end of the stream, ${reason}`)
     await turns()
     const { open, opened, closed } = app.sse.stats()

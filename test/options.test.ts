@@ -2,7 +2,8 @@
 import fastify from 'fastify'
 import t, { type Test } from 'tap'
 import sse, { memoryBroker, type SseOptions, type StreamOptions } from '../index.ts'
-import { checkPluginOptions, DEFAULTS, draw, resolveRouteOptions, streamOptions } from '../lib/options.ts'
+import { draw } from '../lib/durations.ts'
+import { checkPluginOptions, DEFAULTS, resolveRouteOptions, streamOptions } from '../lib/options.ts'
 import { createApp } from './helpers.ts'
 
 const LONGEST = 2_147_483_647
@@ -29,16 +30,33 @@ const STREAM: Record<keyof StreamOptions, { right: unknown[], wrong: unknown[], 
   maxDuration: {
     right: [1, LONGEST, false, { min: 1, max: 2 }],
     wrong: [0, -1, Infinity, LONGEST + 1, '5', true, null, { min: 0, max: 1 }, { min: 2, max: 1 }],
-    expected: /an integer of milliseconds from 1 to 2147483647, or \{ min, max \} of such/
+    expected: /an integer of milliseconds from 1 to 2147483647, or \{ min, max \} of such, or false/
   },
+  revalidate: { right: [() => true, async () => false, false], wrong: [true, null, 'x', {}], expected: /a function, or false/ },
+  revalidateEvery: {
+    right: [1, LONGEST],
+    wrong: [0, -1, 1.5, NaN, Infinity, LONGEST + 1, '5', false, true, null, { min: 1, max: 2 }],
+    expected: /an integer of milliseconds from 1 to 2147483647/
+  },
+  compress: { right: [true, false], wrong: [0, 1, 'gzip', null, {}], expected: /true or false/ },
   onError: { right: [() => undefined, async () => {}], wrong: [null, false, 'x', {}], expected: /a function/ },
   onInvalidEvent: { right: ['fail', 'drop'], wrong: ['ignore', '', null, true, () => 'drop'], expected: /'fail' or 'drop'/ }
+}
+
+const LIMIT = {
+  right: [1, 10_000, false],
+  wrong: [0, -1, 1.5, NaN, Infinity, '5', true, null, {}],
+  expected: /an integer >= 1, or false/
 }
 
 /** The same of the options that the plugin alone has. */
 const PLUGIN: Record<Exclude<keyof SseOptions, keyof StreamOptions>, { right: unknown[], wrong: unknown[], expected: RegExp }> = {
   lastEventIdQuery: { right: ['id', false], wrong: ['', true, null, 5, {}], expected: /the name of a parameter, or false/ },
-  drain: { right: [0, 1, 8_999], wrong: [-1, 1.5, NaN, LONGEST + 1, '5', false, null, { min: 1, max: 2 }], expected: /an integer of milliseconds >= 0/ },
+  drain: { right: [0, 1, 8_999], wrong: [-1, 1.5, NaN, LONGEST + 1, '5', false, null, { min: 1, max: 2 }], expected: /an integer of milliseconds from 0 to 2147483647/ },
+  maxConnections: LIMIT,
+  maxConnectionsPerClient: LIMIT,
+  clientKey: { right: [() => 'a'], wrong: [null, false, 'ip', {}], expected: /a function/ },
+  metrics: { right: [], wrong: [{}, null, true, 'register'], expected: /a registry of prom-client, such as new Registry\(\)/ },
   broker: { right: [memoryBroker()], wrong: [{}, null, 'memory', { append () {} }], expected: /a broker, such as memoryBroker\(\)/ }
 }
 
@@ -150,7 +168,8 @@ t.test('a call with a wrong option starts nothing', async (t) => {
 t.test('the nearest option wins, and one that is undefined is not there', async (t) => {
   t.same(streamOptions({}), DEFAULTS)
   t.same(DEFAULTS, {
-    keepAlive: 15_000, retry: undefined, finite: false, writeTimeout: 30_000, maxDuration: false, onError: undefined, onInvalidEvent: 'fail'
+    keepAlive: 15_000, retry: undefined, finite: false, writeTimeout: 30_000, maxDuration: false,
+    revalidate: false, revalidateEvery: 60_000, compress: undefined, onError: undefined, onInvalidEvent: 'fail'
   })
   const outer = streamOptions({ keepAlive: 1, retry: 2, maxDuration: 3, lastEventIdQuery: 'x', drain: 4 })
   t.same(outer, { ...DEFAULTS, keepAlive: 1, retry: 2, maxDuration: 3 })

@@ -278,9 +278,11 @@ t.test('stats counts; connections shows what is open', async (t) => {
     'max-duration': 0,
     shutdown: 0,
     ended: 0,
+    revoked: 0,
     superseded: 0
   }
-  const none = { open: 0, opened: 0, closed, refused: 0, events: 0, bytes: 0, dropped: 0, gaps: 0, lags: 0 }
+  const refused = { shutdown: 0, 'broker-away': 0, 'max-connections': 0, 'max-connections-per-client': 0 }
+  const none = { open: 0, opened: 0, closed, refused, events: 0, bytes: 0, dropped: 0, replays: 0, gaps: 0, lags: 0 }
   t.same(app.sse.stats(), none)
   const port = await listen(app)
   const done = await fetchBody(t, port, '/done')

@@ -73,7 +73,7 @@ t.test('each client gets a time of its own within the range of retry', async (t)
 })
 
 t.test('drain: the streams are ended one after the other, and none is told to come back before all is over', async (t) => {
-  const app = await createApp(t, { drain: 1_000, retry: 50 })
+  const app = await createApp(t, { drain: 1_000, retry: { min: 50, max: 50 } })
   app.get('/', (_, reply) => reply.sse(idleSource({ data: 1 }).source))
   const port = await listen(app)
   const clock = ownClock(t)
@@ -256,7 +256,7 @@ t.test('HTTP/2: a client that reads no more holds the server up for no longer th
 
 /** A server that is closing, held open by a stream whose turn has not come. */
 async function startClosing (t: Test, options: FastifyServerOptions = { return503OnClosing: false }) {
-  const app = await createApp(t, { drain: 5_000, retry: 2_500 }, options)
+  const app = await createApp(t, { drain: 5_000, retry: { min: 2_500, max: 2_500 } }, options)
   const late = idleSource({ data: 'late' })
   const gate = deferred()
   let entered = false
@@ -294,7 +294,7 @@ t.test('a new stream while the server closes: 503, and when to come back', async
   t.match(client.head, /\r\nretry-after: 3(\r\n|$)/)
   t.match(JSON.parse(client.body), { statusCode: 503, code: 'FST_SSE_SHUTTING_DOWN' })
   t.equal(late.state.started, false)
-  t.match(app.sse.stats(), { open: 1, opened: 2, refused: 1 })
+  t.match(app.sse.stats(), { open: 1, opened: 2, refused: { shutdown: 1 } })
   await closed()
 })
 
@@ -311,7 +311,7 @@ t.test('a new stream while the server closes, for an EventSource: an empty strea
     await client.untilClosed()
   }
   t.equal(late.state.started, false)
-  t.match(app.sse.stats(), { open: 1, opened: 2, refused: 2 })
+  t.match(app.sse.stats(), { open: 1, opened: 2, refused: { shutdown: 2 } })
   await closed()
 })
 
@@ -326,7 +326,7 @@ t.test('a handler that is in flight when closing starts gets no stream, and hold
       await client.until(accept === '*/*' ? '}' : 'retry: 2500\n')
       t.match(client.head, accept === '*/*' ? /^HTTP\/1\.1 503 / : /^HTTP\/1\.1 200 /)
       t.equal(late.state.started, false)
-      t.match(app.sse.stats(), { open: 1, opened: 2, refused: 1 })
+      t.match(app.sse.stats(), { open: 1, opened: 2, refused: { shutdown: 1 } })
       await closed()
     })
   }

@@ -7,7 +7,7 @@ import type {
   RawRequestDefaultExpression, RawServerBase, RawServerDefault, RouteGenericInterface
 } from 'fastify'
 import type { FastifyReplyType, ResolveFastifyReplyType } from 'fastify/types/type-provider.js'
-import type { SseConnection } from '../lib/connection.ts'
+import type { SseConnection } from '../lib/diagnostics.ts'
 import type { CallOptions, StreamOptions } from '../lib/options.ts'
 import type { SseStats } from '../lib/stats.ts'
 import type { SseHub, Subscribable } from './channels.ts'

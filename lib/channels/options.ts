@@ -1,9 +1,11 @@
 /** The options of channels, subscriptions and runs: what they mean, their defaults, and which values they can have. */
 import type { History } from '../broker.ts'
+import {
+  atLeastOne, checkOptions, isBoolean, isFunction, isInvalidEventPolicy, milliseconds, off, type Check
+} from '../checks.ts'
 import { describe } from '../describe.ts'
 import { InvalidLastEventId, InvalidOption } from '../errors.ts'
 import { lastEventIdFault } from '../last-event-id.ts'
-import { checkOptions, isFunction, isInteger, isInvalidEventPolicy, type Check } from '../options.ts'
 import type { Schema } from '../schema.ts'
 import type { OnLag } from './cursor.ts'
 import { GAP, type ReceivedEvent } from './message.ts'
@@ -91,12 +93,10 @@ const LONGEST = 2_061_083_647
 const HISTORY: History = { events: 1_000, bytes: 4_194_304, age: 3_600_000 }
 const RUN_HISTORY: History = { events: 10_000, bytes: 16_777_216, age: false }
 
-const atLeastOne: Check = (value) => isInteger(value, 1, Number.MAX_SAFE_INTEGER) ? undefined : 'an integer >= 1'
-
 const HISTORY_CHECKS: Record<keyof History, Check> = {
   events: atLeastOne,
   bytes: atLeastOne,
-  age: (value) => value === false ? undefined : atLeastOne(value) && 'an integer of milliseconds >= 1, or false'
+  age: off((value) => atLeastOne(value) && 'an integer of milliseconds >= 1')
 }
 
 const isObject: Check = (value) => typeof value === 'object' && value !== null ? undefined : 'an object'
@@ -109,15 +109,11 @@ const CHANNEL_CHECKS: Record<keyof ChannelOptions, Check> = {
   key: isFunction
 }
 
-const milliseconds = (least: number): Check => (value) => {
-  return isInteger(value, least, LONGEST) ? undefined : `an integer of milliseconds from ${least} to ${LONGEST}`
-}
-
 const RUN_CHECKS: Record<keyof RunOptions, Check> = {
   events: isObject,
   history: isObject,
-  forgetAfter: milliseconds(1),
-  lease: milliseconds(100),
+  forgetAfter: milliseconds(1, LONGEST),
+  lease: milliseconds(100, LONGEST),
   // It is checked as an event.
   will: () => undefined,
   onEnd: isFunction,

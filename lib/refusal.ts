@@ -1,0 +1,47 @@
+/** A request for a stream is sent away: why, and so that its client comes back. */
+import type { FastifyReply, FastifyRequest } from 'fastify'
+import { tell } from './diagnostics.ts'
+import { drawReturn } from './durations.ts'
+import type { SseErrorCode } from './errors.ts'
+import { retryLine } from './frame.ts'
+import { logError, logFacts } from './log.ts'
+import type { ResolvedOptions } from './options.ts'
+import { setDefaultHeaders } from './start.ts'
+import type { RefusalReason, SseStats } from './stats.ts'
+
+/**
+ * An EventSource that is answered with anything but 200 gives up for ever, so it gets an empty stream and a time to come
+ * back; whoever does not ask for an event stream by name gets the status of the error, and `retry-after`.
+ */
+export function refuse (
+  { stats }: { stats: SseStats }, reply: FastifyReply, { retry }: ResolvedOptions, reason: RefusalReason, error: Error
+): void {
+  const { request } = reply
+  stats.refused[reason]++
+  tell('fastify-typed-sse:refuse', () => ({ request, reason }))
+  const ms = drawReturn(retry)
+  if (asksForEventStream(request)) {
+    // Of this error Fastify's handler tells nobody.
+    if (reason === 'broker-away') logError(reply.log, 'warn', error, 'event stream refused')
+    else logFacts(reply.log, 'info', { sse: { refused: reason } }, 'event stream refused')
+    setDefaultHeaders(reply)
+    reply.send(retryLine(ms))
+  } else {
+    reply.header('retry-after', Math.ceil(ms / 1_000)).send(error)
+  }
+}
+
+function asksForEventStream ({ headers }: FastifyRequest): boolean {
+  return /\btext\/event-stream\b/i.test(headers.accept ?? '')
+}
+
+/** The engine of the channels is out of reach, and should be back. The error may be of another package, or anything. */
+export function isAway (error: unknown): error is Error {
+  try {
+    return error instanceof Error && AWAY.includes((error as { code?: unknown }).code)
+  } catch {
+    return false
+  }
+}
+
+const AWAY: unknown[] = ['FST_SSE_BROKER_UNAVAILABLE', 'FST_SSE_OUTCOME_UNKNOWN'] satisfies SseErrorCode[]
