@@ -2,6 +2,7 @@
 import type { FastifyPluginAsync, FastifyReply, FastifyRequest } from 'fastify'
 import fp from 'fastify-plugin'
 import { Admission } from './lib/admission.ts'
+import { batch } from './lib/batch.ts'
 import { memoryBroker } from './lib/brokers/memory.ts'
 import { redisBroker } from './lib/brokers/redis.ts'
 import { Hub, type HubOptions } from './lib/channels/hub.ts'
@@ -36,7 +37,7 @@ const plugin: FastifyPluginAsync<SseOptions> = async function sse (app, options)
     onClose: (ms) => metrics?.observe(ms),
     admission: new Admission(options),
     lines: new Lines(),
-    routes: new StreamRoutes(streamOptions(options)),
+    routes: new StreamRoutes(streamOptions(options), lastEventIdQuery),
     lastEventIdOf: (request) => lastEventIdOf(request.raw, lastEventIdQuery),
     closing: false
   }
@@ -111,10 +112,11 @@ export function createHub (options: HubOptions = {}): StandaloneHub {
 const fastifySse = fp(plugin, { fastify: '5.x', name: 'fastify-typed-sse' })
 
 /** `import sse from`, `import { fastifySse } from` and `require()` all give the plugin itself. */
-const exported = Object.assign(fastifySse, { default: fastifySse, fastifySse, createHub, memoryBroker, redisBroker })
+const exported = Object.assign(fastifySse, { default: fastifySse, fastifySse, batch, createHub, memoryBroker, redisBroker })
 
 export default exported
-export { exported as fastifySse, exported as 'module.exports', memoryBroker, redisBroker }
+export { batch, exported as fastifySse, exported as 'module.exports', memoryBroker, redisBroker }
+export type { BatchOptions } from './lib/batch.ts'
 export type { Broker, Entry, History, Hold, Listener, Listening, Message, Most, Page } from './lib/broker.ts'
 export type { RedisBroker, RedisBrokerOptions } from './lib/brokers/redis.ts'
 export type { RedisClient } from './lib/brokers/redis/client.ts'

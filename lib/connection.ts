@@ -5,6 +5,7 @@
 import type { FastifyRequest } from 'fastify'
 import { AsyncResource } from 'node:async_hooks'
 import type { Place } from './admission.ts'
+import { Coder, createCompressor, type Codable, type Coding } from './coding.ts'
 import { tell, type SseConnection, type SseDiagnostics } from './diagnostics.ts'
 import { describe } from './describe.ts'
 import { draw } from './durations.ts'
@@ -50,6 +51,8 @@ const OF_APPLICATIONS: readonly EndReason[] = ['ended', 'revoked']
 export class Connection implements SseConnection {
   readonly request: FastifyRequest
   readonly options: ResolvedOptions
+  /** The content coding of the response; undefined: none. */
+  readonly coding: Coding | undefined
   readonly openedAt = new Date()
   events = 0
   /** Why the stream has ended; undefined while it is open. */
@@ -62,6 +65,7 @@ export class Connection implements SseConnection {
   readonly #first: readonly string[]
   readonly #writer: Writer
   readonly #place: Place
+  #codesPieces = false
   #failure: Failure | undefined
   #endResponse: () => void = noop
   #onEnd: () => void = noop
@@ -70,14 +74,16 @@ export class Connection implements SseConnection {
 
   /**
    * @param place that it has taken, and gives back when its response is gone
+   * @param coding that its client accepts, where events are to be compressed
    * @param first the texts of the events that its client gets before those of its source
    */
   constructor (
     request: FastifyRequest, response: RawResponse, options: ResolvedOptions, shared: Shared, place: Place,
-    first: readonly string[] = []
+    coding?: Coding, first: readonly string[] = []
   ) {
     this.request = request
     this.options = options
+    this.coding = coding
     this.#response = response
     this.#shared = shared
     this.#place = place
@@ -123,7 +129,28 @@ export class Connection implements SseConnection {
   handOver (destination: Destination, endResponse: () => void): void {
     this.handedOver = true
     this.#endResponse = endResponse
-    this.#writer.open(destination)
+    if (this.coding === undefined || this.#codesPieces) this.#writer.open(destination)
+    else this.#compress(this.coding, destination)
+  }
+
+  /** Its events are for others too, and are coded piece by piece. Said before anything is written. */
+  codePieces (): void {
+    if (this.coding === undefined) return
+    this.#codesPieces = true
+    this.#writer.encodeWith(new Coder(this.coding))
+  }
+
+  /** Its events are for this client alone, so each is coded with all that was sent before. */
+  #compress (coding: Coding, destination: Destination): void {
+    const compressor = createCompressor(coding)
+    compressor.on('data', ({ length }: Buffer) => this.#writer.count(length))
+    compressor.once('end', this.#endResponse)
+    compressor.once('error', () => this.#writer.destroy())
+    onceGone(this.#response, () => compressor.destroy())
+    this.#endResponse = () => compressor.end()
+    // What is piped to is the response, or what a hook has put before it.
+    compressor.pipe(destination as Destination & NodeJS.WritableStream, { end: false })
+    this.#writer.open(compressor, true)
   }
 
   /** Takes text that is no event of the source's. */
@@ -155,7 +182,7 @@ export class Connection implements SseConnection {
    * Takes the bytes of some events, which other connections may share. They are taken even while the client is behind,
    * so whoever writes then keeps an eye on `unsent`. False: make a pause.
    */
-  writeEvents (bytes: Buffer, count: number): boolean {
+  writeEvents (bytes: Codable, count: number): boolean {
     if (this.reason !== undefined) return false
     this.events += count
     this.#shared.stats.events += count

@@ -113,9 +113,8 @@ class Follower {
     const connection = this.#connection
     switch (part.is) {
       case 'events': {
-        const { bytes, events } = part.batch
         connection.keepAliveWith(undefined)
-        return connection.writeEvents(bytes, events.length)
+        return connection.writeEvents(part.batch, part.batch.events.length)
       }
       case 'position': {
         const block = idAlone(part.id, this.#userAgent)

@@ -45,7 +45,7 @@ export interface StreamOptions {
    * as a new request. Default `false`: nobody asks.
    */
   revalidate?: ((request: FastifyRequest) => boolean | Promise<boolean>) | false | undefined
-  /** Milliseconds from one call of `revalidate` to the next; the first comes at random within them. Default 60_000; at least 1. */
+  /** Milliseconds from one call of `revalidate` to the next; the first comes at random within them. Default 60_000. */
   revalidateEvery?: number | undefined
   /**
    * Whether events are compressed (gzip, or zstd where Node has it) for clients that accept it. Default: for a channel what

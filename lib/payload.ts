@@ -63,8 +63,8 @@ function createAjv (): Ajv {
 
 function compilePayload (type: string, schema: Schema, ajv: Ajv, shared: Record<string, Schema>): Payload {
   const key = typeof schema.$id === 'string' ? schema.$id : `event_${encodeURIComponent(type)}`
-  // A shared schema may stand here itself, and Ajv takes an $id once.
-  if (ajv.schemas[key] === undefined) ajv.addSchema(schema, key)
+  // A shared schema may stand here itself, or one that is part of another event's, and Ajv takes an $id once.
+  if (ajv.schemas[key] === undefined && ajv.refs[key] === undefined) ajv.addSchema(schema, key)
   const validate = validatorAt(ajv, key)
   const references = new References({ ...shared, [key]: schema })
   const project = createProjection(references.root(key), references, (ref) => validatorAt(ajv, ref))

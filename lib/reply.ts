@@ -3,6 +3,7 @@ import type { FastifyReply } from 'fastify'
 import type { Admission, Place } from './admission.ts'
 import { NoBody } from './body.ts'
 import { isSubscribable, kSubscribe, type Subscription } from './channels/subscription.ts'
+import { acceptedCoding, type Coding } from './coding.ts'
 import { Connection, type Shared } from './connection.ts'
 import { encodeFirstEvent } from './encoder.ts'
 import { AlreadySent, InvalidLastEventId, InvalidSource, ShuttingDown } from './errors.ts'
@@ -31,14 +32,14 @@ export interface Plugin extends Shared {
 export function createReplySse (plugin: Plugin) {
   return function sse (this: FastifyReply, source: unknown, callOptions?: CallOptions): FastifyReply {
     const reply = this as StreamReply
-    const { options, payloads, first, lastEventId, admitted } = prepare(plugin, reply, source, callOptions)
+    const { options, payloads, first, coding, lastEventId, admitted } = prepare(plugin, reply, source, callOptions)
     if (typeof admitted === 'function') {
       if (!isSubscribable(source)) discardSource(source)
       admitted()
       return reply
     }
     const produce = open(source, payloads, lastEventId, admitted)
-    const connection = new Connection(reply.request, reply.raw, options, plugin, admitted, first)
+    const connection = new Connection(reply.request, reply.raw, options, plugin, admitted, coding, first)
     const feed = new Feed(connection, payloads)
     startStream(reply, connection, produce(connection, feed), feed, (error) => {
       if (isAway(error)) refuse(plugin, reply, options, 'broker-away', error)
@@ -52,6 +53,7 @@ export function createReplySse (plugin: Plugin) {
 interface Prepared extends StreamRoute {
   /** The texts of the events for this client alone. */
   first: string[]
+  coding: Coding | undefined
   lastEventId: string | undefined
   /** The place that it has, or what answers the request in its stead. */
   admitted: Place | (() => void)
@@ -68,11 +70,26 @@ function prepare (plugin: Plugin, reply: StreamReply, source: unknown, callOptio
     const first = (callOptions?.first ?? []).map((event) => encodeFirstEvent(event, payloads))
     const lastEventId = plugin.lastEventIdOf(reply.request)
     const id = lastEventId.is === 'id' ? lastEventId.id : undefined
-    return { options, payloads, first, lastEventId: id, admitted: admit(plugin, reply, options, lastEventId) }
+    const coding = codingOf(reply, source, options)
+    return { options, payloads, first, coding, lastEventId: id, admitted: admit(plugin, reply, options, lastEventId) }
   } catch (error) {
     if (!isSubscribable(source)) letGo(source)
     throw error
   }
+}
+
+/** The content coding that is used; undefined: none is wanted, accepted, or left to us by the handler. */
+function codingOf (reply: FastifyReply, source: unknown, options: ResolvedOptions): Coding | undefined {
+  const compress = options.compress ?? (isSubscribable(source) && source[kSubscribe]().compress)
+  if (!compress || reply.hasHeader('content-encoding')) return undefined
+  vary(reply)
+  return acceptedCoding(reply.request.headers, isSubscribable(source))
+}
+
+/** A shared cache must not give one client what was coded for another. */
+function vary (reply: FastifyReply): void {
+  const fields = [reply.getHeader('vary') ?? []].flat().join(', ')
+  if (!/\*|accept-encoding/i.test(fields)) reply.header('vary', fields === '' ? 'accept-encoding' : `${fields}, accept-encoding`)
 }
 
 function admit (
@@ -125,6 +142,7 @@ function openSubscription (subscription: Subscription, payloads: Payloads | unde
   if (payloads !== undefined) checkTypes(subscription.types, payloads)
   return (connection, feed) => ({
     start () {
+      connection.codePieces()
       const forget = onAbort(subscription.signal, () => connection.end())
       if (connection.reason === undefined) return follow(subscription.read(lastEventId), connection, feed, forget)
     },

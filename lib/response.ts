@@ -97,6 +97,12 @@ export function emitFinish (response: RawResponse): void {
   }
 }
 
+/** Sends the head, though there is no body yet. */
+export function flushHead (response: RawResponse): void {
+  // Node's types forget that HTTP/2 has it too.
+  (response as ServerResponse).flushHeaders()
+}
+
 /** Lets the client's connection go with the response, so that its next request finds another server. */
 export function closeAfter (response: RawResponse): void {
   if (isHttp2(response)) {

@@ -1,6 +1,7 @@
 /** What a route says of its event streams: `schema.events` and `sse`, read once, when the route is added. */
 import type { FastifyContextConfig, FastifyInstance, FastifyRequest, RouteOptions } from 'fastify'
 import { InvalidSchema } from './errors.ts'
+import { documentStreams } from './openapi.ts'
 import { resolveRouteOptions, type ResolvedOptions, type StreamOptions } from './options.ts'
 import { compilePayloads, type Payloads } from './payload.ts'
 import type { Schema } from './schema.ts'
@@ -23,11 +24,14 @@ interface RouteConfig {
 
 export class StreamRoutes {
   readonly #options: ResolvedOptions
+  readonly #lastEventIdQuery: string | false
   /** The same map is compiled once in each context, though Fastify adds a HEAD route for each GET. */
   readonly #compiled = new WeakMap<FastifyInstance, WeakMap<Events, Payloads>>()
 
-  constructor (options: ResolvedOptions) {
+  /** @param lastEventIdQuery the plugin's option, for documents */
+  constructor (options: ResolvedOptions, lastEventIdQuery: string | false) {
     this.#options = options
+    this.#lastEventIdQuery = lastEventIdQuery
   }
 
   /** The onRoute hook. @throws {InvalidOption | InvalidSchema} so that a mistake fails at start-up */
@@ -39,7 +43,11 @@ export class StreamRoutes {
     }
     route.config = { ...route.config, [kStreamRoute]: streamRoute } as FastifyContextConfig
     const events = (route.schema as RouteSchema)?.events
-    if (events === undefined) return
+    if (events !== undefined) this.#compileSoon(name, events, instance, streamRoute)
+    if (events !== undefined || route.sse !== undefined) this.#document(instance, route, events)
+  }
+
+  #compileSoon (name: string, events: Events, instance: FastifyInstance, streamRoute: StreamRoute): void {
     const compile = () => { streamRoute.payloads = this.#compile(name, events, instance) }
     try {
       compile()
@@ -48,6 +56,20 @@ export class StreamRoutes {
       // Its shared schema may be added after the route: the last moment to look is when the server is ready.
       instance.addHook('onReady', async () => compile())
     }
+  }
+
+  /**
+   * For @fastify/swagger, which keeps these very route options and reads their schema when the document is asked for. By
+   * then Fastify has compiled the schemas of the route, so that what is added changes no answer. Whether it is there cannot
+   * be known, as its decorator may have any name: so nothing is done before somebody reads.
+   */
+  #document (instance: FastifyInstance, route: RouteOptions, events: Events | undefined): void {
+    instance.addHook('onReady', async () => {
+      const schema = route.schema as Schema | undefined
+      const lastEventIdQuery = this.#lastEventIdQuery
+      const get = () => documentStreams(schema, { events, shared: instance.getSchemas() as Events, lastEventIdQuery })
+      Object.defineProperty(route, 'schema', { get, enumerable: true, configurable: true })
+    })
   }
 
   /**

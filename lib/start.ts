@@ -73,10 +73,19 @@ function sendStream (
     return
   }
   setDefaultHeaders(reply)
+  if (connection.coding !== undefined) reply.header('content-encoding', connection.coding)
   send.call(reply, new Body(reply, connection, () => {
     uncoverSend(reply)
-    return feed.early === undefined ? undefined : asError(feed.early.error)
+    if (feed.early === undefined) return undefined
+    // Fastify has passed the headers on already; the answer that comes instead is not coded.
+    if (connection.coding !== undefined) forgetCoding(reply)
+    return asError(feed.early.error)
   }))
+}
+
+function forgetCoding (reply: StreamReply): void {
+  reply.removeHeader('content-encoding')
+  reply.raw.removeHeader('content-encoding')
 }
 
 /**

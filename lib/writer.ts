@@ -10,10 +10,10 @@
  * counting from there. When the shorter of `keepAlive` and `writeTimeout` has passed it takes a first look at whether
  * the client has read what was written; a second one, when the longer has passed.
  */
-import type { ServerResponse } from 'node:http'
+import type { Codable, Coder } from './coding.ts'
 import { KEEP_ALIVE } from './frame.ts'
 import type { ResolvedOptions } from './options.ts'
-import type { RawResponse } from './response.ts'
+import { flushHead, type RawResponse } from './response.ts'
 import type { SseStats } from './stats.ts'
 import type { Line, Lines, Waiting } from './timeouts.ts'
 
@@ -27,7 +27,13 @@ const SLICE = 65_536
 const BLOCKED = 100
 
 /** Where the bytes go: the response itself, or a stream that an onSend hook has put before it. */
-export type Destination = Pick<ServerResponse, 'write' | 'end' | 'destroy' | 'once' | 'writableLength'>
+export interface Destination {
+  readonly writableLength: number
+  write (bytes: Buffer): boolean
+  end (): unknown
+  destroy (): unknown
+  once (event: 'drain', callback: () => void): unknown
+}
 
 export class Writer implements Waiting {
   bytes = 0
@@ -45,6 +51,10 @@ export class Writer implements Waiting {
   readonly #lines: Lines
   readonly #stats: SseStats
   readonly #onStalled: () => void
+  /** Codes what is written; undefined: it goes out as it is. */
+  #coder: Coder | undefined
+  /** What is written is counted where it leaves the server: something in between makes other bytes of it. */
+  #countsElsewhere = false
   #destination: Destination | undefined
   #gathered = ''
   /** A flush is due at the end of this turn. */
@@ -69,13 +79,30 @@ export class Writer implements Waiting {
     this.#onStalled = onStalled
   }
 
-  /** Sends the head and what has gathered; from here on, what is written goes out. */
-  open (destination: Destination): void {
+  /** From here on, before anything is written, all is coded. */
+  encodeWith (coder: Coder): void {
+    this.#coder = coder
+    this.#enqueue(coder.begin())
+  }
+
+  /**
+   * Sends the head and what has gathered; from here on, what is written goes out.
+   * @param compressor whether it is a compressor of this stream's own, before the response
+   */
+  open (destination: Destination, compressor = false): void {
     if (this.#closed) return
     this.#destination = destination
+    this.#countsElsewhere = compressor
     // The head does not wait for the first event: an idle source must not delay the client's `open`.
-    if (this.#gathered === '' && destination === this.#response && this.#done === undefined) this.#response.flushHeaders()
+    const direct = destination === this.#response || compressor
+    if (this.#gathered === '' && direct && this.#done === undefined) flushHead(this.#response)
     this.#flush()
+  }
+
+  /** Counts bytes that are sent. */
+  count (bytes: number): void {
+    this.bytes += bytes
+    this.#stats.bytes += bytes
   }
 
   /** Takes text that must go out whole. False: make a pause, until `ready()` says to go on. */
@@ -94,10 +121,10 @@ export class Writer implements Waiting {
   }
 
   /** Takes bytes, which are not copied: many writers may share them. False: make a pause, as with `write`. */
-  writeBytes (bytes: Buffer): boolean {
+  writeBytes (codable: Codable): boolean {
     if (this.#closed) return false
     this.#enqueueGathered()
-    this.#queue.push(bytes)
+    this.#queue.push(this.#coder === undefined ? codable.bytes : this.#coder.shared(codable))
     if (this.#destination === undefined) return this.unsent < GATHER
     this.#flush()
     return !this.behind
@@ -121,6 +148,10 @@ export class Writer implements Waiting {
    */
   writeLast (last: string, done: () => void): void {
     this.#gathered += last
+    if (this.#coder !== undefined && !this.#closed) {
+      this.#enqueueGathered()
+      this.#enqueue(this.#coder.end())
+    }
     this.#done = done
     this.#wake()
     this.#flush()
@@ -178,9 +209,13 @@ export class Writer implements Waiting {
     if (taken || this.#done !== undefined || this.line === undefined) this.#wait()
   }
 
+  #enqueue (bytes: Buffer): void {
+    if (bytes.length > 0) this.#queue.push(bytes)
+  }
+
   #enqueueGathered (): void {
     if (this.#gathered === '') return
-    this.#queue.push(Buffer.from(this.#gathered))
+    this.#queue.push(this.#coder === undefined ? Buffer.from(this.#gathered) : this.#coder.text(this.#gathered))
     this.#gathered = ''
   }
 
@@ -193,8 +228,7 @@ export class Writer implements Waiting {
     let goOn = true
     while (goOn && this.#queue.length > 0) {
       const slice = this.#nextSlice(this.#queue[0]!)
-      this.bytes += slice.length
-      this.#stats.bytes += slice.length
+      if (!this.#countsElsewhere) this.count(slice.length)
       goOn = destination.write(slice)
     }
     return goOn
@@ -237,7 +271,9 @@ export class Writer implements Waiting {
   }
 
   #isTaken (): boolean {
-    return this.#destination === undefined || this.#destination.writableLength === 0
+    if (this.#destination === undefined) return true
+    return this.#destination.writableLength === 0 &&
+      (this.#destination === this.#response || this.#response.writableLength === 0)
   }
 
   #wake (): void {

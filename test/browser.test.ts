@@ -6,6 +6,7 @@ import { join } from 'node:path'
 import { chromium, type JSHandle, type Page } from 'playwright-core'
 import t, { type Test } from 'tap'
 import type { SseOptions } from '../index.ts'
+import { CODINGS } from '../lib/coding.ts'
 import { chromiumPath } from './chromium.mjs'
 import { createApp, deferred, idleSource, listen, turns, until } from './helpers.ts'
 
@@ -297,4 +298,41 @@ t.test('a page that was cut off before its first event has every event of a chan
     ['message', '7', second[4]]
   ])
   await watched.evaluate(({ source }) => source.close())
+})
+
+t.test('compressed streams: an EventSource and fetch get each event at once, of a channel and of a handler', { skip }, async (t) => {
+  const app = await createPageApp(t, { retry: 20, compress: true })
+  const channel = app.sse.channel('c')
+  app.get('/channel', async (request, reply) => reply.sse(channel))
+  let next = deferred()
+  app.get('/own', async (request, reply) => reply.sse(async function * () {
+    for (let n = 0; n < 5; n++) {
+      yield { id: n, data: n }
+      await next.promise
+    }
+  }))
+  const { page } = await visit(t, app)
+  const codings: unknown[] = []
+  page.on('response', (response) => { codings.push(response.headers()['content-encoding']) })
+
+  const watched = await openEventSource(page, '/channel')
+  await until(() => app.sse.stats().open === 1)
+  for (let n = 0; n < 5; n++) {
+    await channel.publish({ data: n })
+    await untilEvents(page, watched, n + 1)
+  }
+  // It comes back from the ID that it has read last.
+  for (const connection of app.sse.connections) connection.end()
+  await channel.publish({ data: 5 })
+  t.same((await untilEvents(page, watched, 6)).map(([, data]) => data), ['0', '1', '2', '3', '4', '5'])
+  await watched.evaluate(({ source }) => source.close())
+
+  const own = await openEventSource(page, '/own')
+  for (let n = 0; n < 5; n++) {
+    t.same((await untilEvents(page, own, n + 1)).at(-1), ['message', String(n), String(n)])
+    const { resolve } = next
+    if (n < 4) next = deferred()
+    if (n < 4) resolve()
+  }
+  t.same(new Set(codings), new Set([CODINGS[0]]))
 })

@@ -403,3 +403,15 @@ t.test("formats of TypeBox's registry are known, and annotations are no mistakes
   carries(t, Type.String({ format: 'even', example: 'ab', description: 'of even length' }), 'ab')
   refused(t, Type.String({ format: 'even' }), 'a', /expected a string of the format 'even'/)
 })
+
+t.test('a recursive schema may be part of one event and the whole of another, in any order', async (t) => {
+  const Tree = Type.Recursive((Self) => Type.Object({ name: Type.String(), children: Type.Array(Self) }), { $id: 'Tree' })
+  const tree = { name: 'a', children: [{ name: 'b', children: [], secret: 1 }], secret: 2 }
+  const whole = '{"name":"a","children":[{"name":"b","children":[]}]}'
+  for (const events of [{ part: Type.Object({ Tree }), whole: Tree }, { whole: Tree, part: Type.Object({ Tree }) }]) {
+    const payloads = compile(events)
+    t.equal(payloads.get('whole')!.serialize(tree), whole)
+    t.equal(payloads.get('part')!.serialize({ Tree: tree }), `{"Tree":${whole}}`)
+    t.throws(() => payloads.get('whole')!.serialize({ name: 'a', children: [{}] }), { code: 'FST_SSE_INVALID_EVENT' })
+  }
+})

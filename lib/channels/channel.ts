@@ -124,6 +124,10 @@ export class Channel extends Subscribable implements Subject, Readable {
     return this.#parts.iterations
   }
 
+  get compress (): boolean {
+    return this.options.compress
+  }
+
   get onLag (): OnLag {
     return this.options.onLag
   }

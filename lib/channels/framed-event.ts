@@ -1,9 +1,10 @@
 /** An event of a channel in the forms in which readers want it, each made once, however many they are. */
 import { sizeOf, type Entry, type Message } from '../broker.ts'
+import { encode, type Codable, type Coding } from '../coding.ts'
 import { frame } from '../frame.ts'
 import { toReceived, type ReceivedEvent } from './message.ts'
 
-export class FramedEvent {
+export class FramedEvent implements Codable {
   /** The position after it; `''`: none, as it is an event of a snapshot. */
   readonly id: string
   readonly message: Message
@@ -12,6 +13,7 @@ export class FramedEvent {
   #original: FramedEvent | undefined
   #bytes: Buffer | undefined
   #seen: ReceivedEvent | undefined
+  readonly #codedRests: Partial<Record<Coding, Buffer>> = {}
 
   constructor (id: string, message: Message, size = sizeOf(message)) {
     this.id = id
@@ -23,6 +25,12 @@ export class FramedEvent {
   get bytes (): Buffer {
     this.#bytes ??= this.#original === undefined ? this.#frame() : this.#reframe(this.#original)
     return this.#bytes
+  }
+
+  /** The ID by itself, then the rest, which is coded once, whatever the ID. */
+  coded (coding: Coding): Buffer {
+    const rest = (this.#original ?? this).#codedRest(coding)
+    return this.id === '' ? rest : Buffer.concat([encode(coding, Buffer.from(idLine(this.id))), rest])
   }
 
   /** What filters and keys look at. They share it, and must not change it. */
@@ -45,8 +53,18 @@ export class FramedEvent {
 
   /** The ID comes first in a block (frame.ts), so the rest is the same whatever the ID. */
   #reframe ({ id, bytes }: FramedEvent): Buffer {
-    return Buffer.concat([Buffer.from(`id: ${this.id}\n`), bytes.subarray(`id: ${id}\n`.length)])
+    return Buffer.concat([Buffer.from(idLine(this.id)), bytes.subarray(idLine(id).length)])
   }
+
+  #codedRest (coding: Coding): Buffer {
+    this.#codedRests[coding] ??= encode(coding, this.bytes.subarray(this.id === '' ? 0 : idLine(this.id).length))
+    return this.#codedRests[coding]
+  }
+}
+
+/** The first line of a block, which is all that the ID makes of it. */
+function idLine (id: string): string {
+  return `id: ${id}\n`
 }
 
 const known = new WeakMap<Entry, FramedEvent>()

@@ -21,6 +21,10 @@ export class Merged implements Subject {
     this.types = types.includes(undefined) ? undefined : new Set(types.flatMap((each) => [...each!]))
   }
 
+  get compress (): boolean {
+    return this.#channels.every(({ compress }) => compress)
+  }
+
   read ({ after, filter }: ReadOptions): MergedReading {
     // An ID that is none of ours is unknown to each of the channels.
     const positions = after === undefined ? [] : readVector(after, this.#tags) ?? this.#tags.map(() => after)

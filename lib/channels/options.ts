@@ -40,12 +40,19 @@ export interface ChannelOptions<Received = ReceivedEvent, Event = unknown> {
   onLag?: OnLag | undefined
   /** What an event is about, for `onLag: 'latest'`: a newer event with the same key stands for the older one. Synchronous. */
   key?: ((event: Received) => unknown) | undefined
+  /**
+   * Whether events are compressed (gzip, or zstd where Node has it) for clients that accept it: once, however many they
+   * are. It pays for events of some hundred bytes and more. Secrets and what others may choose should not be in one event,
+   * as its size tells of both. Default `false`. A stream's own option `compress` goes before it.
+   */
+  compress?: boolean | undefined
 }
 
 export interface ResolvedChannelOptions extends Pick<ChannelOptions, 'snapshot' | 'key'> {
   events: Events | undefined
   history: History
   onLag: OnLag
+  compress: boolean
 }
 
 /** How a run has ended. */
@@ -106,7 +113,8 @@ const CHANNEL_CHECKS: Record<keyof ChannelOptions, Check> = {
   history: isObject,
   snapshot: isFunction,
   onLag: (value) => ['disconnect', 'gap', 'latest'].includes(value as string) ? undefined : "'disconnect', 'gap' or 'latest'",
-  key: isFunction
+  key: isFunction,
+  compress: isBoolean
 }
 
 const RUN_CHECKS: Record<keyof RunOptions, Check> = {
@@ -136,11 +144,11 @@ export function checkChannelOptions (options: ChannelOptions, name: string): voi
 export function resolveChannelOptions (options: ChannelOptions, name: string): ResolvedChannelOptions {
   const where = `channel '${name}'`
   checkChannelOptions(options, name)
-  const { events, history, snapshot, onLag = 'disconnect', key } = options
+  const { events, history, snapshot, onLag = 'disconnect', key, compress = false } = options
   if ((onLag === 'latest') !== (key !== undefined)) {
     throw new InvalidOption(`${where} needs both onLag: 'latest' and 'key', or neither`)
   }
-  return { events: resolveEvents(events, where), history: resolveHistory(history, HISTORY), snapshot, onLag, key }
+  return { events: resolveEvents(events, where), history: resolveHistory(history, HISTORY), snapshot, onLag, key, compress }
 }
 
 /** @throws {InvalidOption} */
@@ -155,7 +163,8 @@ export function resolveRunOptions (options: RunOptions, key: string): ResolvedRu
       history: resolveHistory(history, RUN_HISTORY),
       snapshot: undefined,
       onLag: 'disconnect',
-      key: undefined
+      key: undefined,
+      compress: false
     },
     forgetAfter,
     lease,

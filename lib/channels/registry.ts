@@ -57,15 +57,16 @@ export class Registry {
  */
 export function checkSameOptions ({ name, options }: Channel, again: ChannelOptions): void {
   checkChannelOptions(again, name)
-  const { events = options.events, history = {}, onLag = options.onLag, snapshot, key } = again
+  const { events = options.events, history = {}, onLag = options.onLag, snapshot, key, compress = options.compress } = again
   const given = {
     events,
     history: { ...options.history, ...history },
     onLag,
     snapshot: options.snapshot ?? snapshot,
-    key: options.key ?? key
+    key: options.key ?? key,
+    compress
   }
-  for (const option of ['events', 'history', 'onLag', 'snapshot', 'key'] as const) {
+  for (const option of ['events', 'history', 'onLag', 'snapshot', 'key', 'compress'] as const) {
     if (!isDeepStrictEqual(options[option], given[option])) {
       throw new InvalidOption(`channel '${name}' is there already, with other '${option}'`)
     }

@@ -30,7 +30,8 @@ export class AttachedRun extends Subscribable {
     super()
     this.key = key
     this.stop = stop
-    this.#subject = { types, iterations: channel.iterations, read: (options) => channel.read(options) }
+    const { iterations, compress } = channel
+    this.#subject = { types, iterations, compress, read: (options) => channel.read(options) }
   }
 
   subscribe (options: SubscribeOptions = {}): Subscription {

@@ -41,6 +41,8 @@ export interface SubscribeOptions<Received = ReceivedEvent> {
 export interface Subject {
   /** The event types that its channels have declared; undefined: any. */
   readonly types: ReadonlySet<string> | undefined
+  /** Whether its events are compressed for clients that accept it, where the stream does not say. */
+  readonly compress: boolean
   read (options: ReadOptions): Reading
   /** Those of its hub. */
   readonly iterations: Iterations
@@ -58,6 +60,10 @@ export class Subscription extends Subscribable implements AsyncIterable<Received
 
   get types (): ReadonlySet<string> | undefined {
     return this.#subject.types
+  }
+
+  get compress (): boolean {
+    return this.#subject.compress
   }
 
   get signal (): AbortSignal | undefined {
