@@ -167,7 +167,9 @@ async function routesFault ({ port, urls }: Listening, streams: boolean): Promis
   for (const url of urls) {
     const path = url.replace(/:\w+/g, '1').replace('*', '')
     const response = await fetch(`http://127.0.0.1:${port}${path}`, { headers: { accept: 'text/event-stream' } })
-    if (!response.ok) return `GET ${path} is answered with ${response.status}: ${await response.text()}`
+    // A route that is guarded says so to those who show nothing.
+    if (response.status === 401) streamed = true
+    else if (!response.ok) return `GET ${path} is answered with ${response.status}: ${await response.text()}`
     if (response.headers.get('content-type') === 'text/event-stream') streamed = true
     await response.body?.cancel()
   }
