@@ -11,7 +11,7 @@ import type { RefusalReason, SseStats } from './stats.ts'
 
 /**
  * An EventSource that is answered with anything but 200 gives up for ever, so it gets an empty stream and a time to come
- * back; whoever does not ask for an event stream by name gets the status of the error, and `retry-after`.
+ * back; whoever else asks gets the status of the error, and `retry-after`.
  */
 export function refuse (
   { stats }: { stats: SseStats }, reply: FastifyReply, { retry }: ResolvedOptions, reason: RefusalReason, error: Error
@@ -20,7 +20,7 @@ export function refuse (
   stats.refused[reason]++
   tell('fastify-typed-sse:refuse', () => ({ request, reason }))
   const ms = drawReturn(retry)
-  if (asksForEventStream(request)) {
+  if (isEventSource(request)) {
     // Of this error Fastify's handler tells nobody.
     if (reason === 'broker-away') logError(reply.log, 'warn', error, 'event stream refused')
     else logFacts(reply.log, 'info', { sse: { refused: reason } }, 'event stream refused')
@@ -31,8 +31,9 @@ export function refuse (
   }
 }
 
-function asksForEventStream ({ headers }: FastifyRequest): boolean {
-  return /\btext\/event-stream\b/i.test(headers.accept ?? '')
+/** It sends GET requests, and asks for an event stream by name (HTML spec, section 9.2.2). */
+function isEventSource ({ method, headers }: FastifyRequest): boolean {
+  return method === 'GET' && /\btext\/event-stream\b/i.test(headers.accept ?? '')
 }
 
 /** The engine of the channels is out of reach, and should be back. The error may be of another package, or anything. */

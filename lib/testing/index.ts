@@ -4,6 +4,7 @@ import { listeningLaws } from './laws-of-listening.ts'
 import { logLaws } from './laws-of-the-log.ts'
 import type { BrokerLaw } from './law.ts'
 
+export { injectSse, type InjectedEvents, type InjectedHead, type InjectSseOptions } from './inject.ts'
 export type { BrokerLaw, Brokers } from './law.ts'
 
 /**

@@ -1,0 +1,24 @@
+/** The errors of the client. What is transient is no error: it comes back by itself. */
+import type { Received } from './events.ts'
+
+export class SseError extends Error {
+  override readonly name = 'SseError'
+  /** SSE_REFUSED: the answer is no event stream. SSE_INVALID_DATA: an event that `check` has found wrong. */
+  readonly code: 'SSE_REFUSED' | 'SSE_INVALID_DATA'
+  /** Of SSE_REFUSED, its body unread. */
+  readonly response: Response | undefined
+  /** Of SSE_REFUSED: the status of the answer. */
+  readonly status: number | undefined
+  /** Of SSE_INVALID_DATA. */
+  readonly event: Received<string, unknown> | undefined
+
+  constructor (
+    code: SseError['code'], message: string, { response, event }: { response?: Response, event?: Received<string, unknown> }
+  ) {
+    super(message)
+    this.code = code
+    this.response = response
+    this.status = response?.status
+    this.event = event
+  }
+}

@@ -1,0 +1,86 @@
+/** An event stream by `fetch`, which comes back as an EventSource does, and can send headers and bodies of its own. */
+import type { Check, EventIterator, Received } from './events.ts'
+import { connect, type Session } from './connection.ts'
+import { toHeader } from './header.ts'
+import { abortable } from './iteration.ts'
+
+/** What `fetch` takes, and: */
+export interface FetchEventsOptions<Events> extends RequestInit {
+  /** From where on the first request asks. Default: the server decides. */
+  lastEventId?: string | undefined
+  /** Default: nothing is checked. */
+  check?: Check<Events> | undefined
+  /** Another implementation. Default: the global one. */
+  fetch?: ((url: string | URL, init: RequestInit) => Promise<Response>) | undefined
+}
+
+/** The wait before a client comes back, in ms, where the server has set none: doubled while no event comes. */
+const FIRST_WAIT = 1_000
+const LONGEST_WAIT = 30_000
+
+/** In ms: timers take no more, and would be due at once. */
+const LONGEST_TIMER = 2 ** 31 - 1
+
+/** An event stream is not for caches; an EventSource says the same. */
+const DEFAULTS = { cache: 'no-store' }
+
+/**
+ * Reads an event stream, and comes back with the last event ID when it has ended or broken off; what is transient (no
+ * connection; 408, 425, 429, 500, 502, 503, 504) is waited out. It ends with a finished stream, with 204, and with
+ * `return()`, which aborts the request at once. A request that is neither GET nor HEAD is only repeated from a last event
+ * ID on, and never if its body is a stream. Nothing is sent before the first `next()`, and no chunk is read before the
+ * events of the last one are taken.
+ * @throws (its `next`) SSE_REFUSED, SSE_INVALID_DATA; the signal's reason; what `check` throws; a TypeError where `url` or
+ *   an option is none that `fetch` takes; where the request is not to be repeated, what has broken it
+ */
+export function fetchEvents<Events extends Record<string, object> | undefined = undefined> (
+  url: string | URL, options: FetchEventsOptions<Events> = {}
+): EventIterator<Events> {
+  return abortable(options.signal, ({ signal }) => reconnect(url, options as FetchEventsOptions<any>, signal))
+}
+
+async function * reconnect (
+  url: string | URL, { lastEventId = '', check, fetch, ...init }: FetchEventsOptions<undefined>, signal: AbortSignal
+): AsyncGenerator<Received<string, unknown>, undefined> {
+  signal.throwIfAborted()
+  // A URL that is none would fail like a server that is away, and be asked for ever: so it is looked at before.
+  const { method = 'GET' } = fetch === undefined ? new Request(url, { ...init, body: null }) : init
+  const send = fetch ?? globalThis.fetch
+  const session: Session = { check, signal, id: lastEventId, retry: undefined, waits: 0 }
+  for (;;) {
+    const ending = yield * connect(session, () => send(url, withHeaders(init, session)))
+    signal.throwIfAborted()
+    if (ending === undefined) return
+    if (!/^(get|head)$/i.test(method) && (session.id === '' || init.body instanceof ReadableStream)) {
+      if ('error' in ending) throw ending.error
+      return
+    }
+    await sleep(ending.after ?? session.retry ?? backOff(session.waits++), signal)
+    signal.throwIfAborted()
+  }
+}
+
+function withHeaders (init: RequestInit, { id, signal }: Session): RequestInit {
+  const headers = new Headers(init.headers)
+  headers.set('accept', 'text/event-stream')
+  if (id !== '') headers.set('last-event-id', toHeader(id))
+  return { ...DEFAULTS, ...init, headers, signal }
+}
+
+/** Half of it by chance, lest all the clients of a server come back to it at once. */
+function backOff (waits: number): number {
+  return Math.min(FIRST_WAIT * 2 ** waits, LONGEST_WAIT) * (1 + Math.random()) / 2
+}
+
+/** Ends early when the signal aborts. */
+function sleep (ms: number, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    function wake () {
+      clearTimeout(timer)
+      signal.removeEventListener('abort', wake)
+      resolve()
+    }
+    const timer = setTimeout(wake, Math.min(ms, LONGEST_TIMER))
+    signal.addEventListener('abort', wake)
+  })
+}

@@ -1,0 +1,62 @@
+/** The client in a real browser: bundled as it would be there, against Chromium's own EventSource and fetch. */
+import { build } from 'esbuild'
+import { fileURLToPath } from 'node:url'
+import { chromium } from 'playwright-core'
+import t from 'tap'
+import { chromiumPath } from './chromium.mjs'
+import { createApp, listen, until } from './helpers.ts'
+
+const executablePath = chromiumPath()
+// On a developer's machine there may be no browser; where everything must be tested, there must be one.
+const skip = executablePath === undefined && process.env.CI !== 'true' && 'Chromium is missing'
+
+/** What the page runs: both clients read the channel, and write down what they see. */
+const PAGE = `<!doctype html><title>test</title><link rel="icon" href="data:,"><script type="module">
+import { fetchEvents, typedEventSource } from '/client.js'
+window.viewed = []
+window.fetched = []
+window.view = typedEventSource(new EventSource('/events'))
+for (const type of ['price', 'gap']) view.on(type, (event) => viewed.push(event))
+window.reading = (async () => {
+  for await (const event of fetchEvents(location.origin + '/events')) fetched.push(event)
+  return 'ended'
+})()
+window.stopped = (async () => {
+  for await (const event of fetchEvents('/events', { lastEventId: '\\u00e9\\u20ac' })) if (event.event === 'gap') return event.data.requested
+})()
+</script>`
+
+t.test('both clients read a channel in Chromium, and come back to it', { skip }, async (t) => {
+  if (executablePath === undefined) throw new Error('Chromium is missing: install it, or set CHROMIUM to its path')
+  const client = fileURLToPath(new URL('../lib/client/index.ts', import.meta.url))
+  const { outputFiles } = await build({ entryPoints: [client], bundle: true, minify: true, format: 'esm', write: false })
+  const app = await createApp(t, { retry: 20 }, { forceCloseConnections: true })
+  const prices = app.sse.channel('prices')
+  app.get('/', (request, reply) => reply.type('text/html').send(PAGE))
+  app.get('/client.js', (request, reply) => reply.type('text/javascript').send(outputFiles[0]!.text))
+  app.get('/events', (request, reply) => reply.sse(prices))
+  const port = await listen(app)
+  const args = ['--headless', '--no-sandbox', '--disable-gpu', '--no-first-run', '--disable-background-networking']
+  const browser = await chromium.launch({ executablePath, args })
+  t.after(() => browser.close())
+  const page = await browser.newPage()
+  const errors: string[] = []
+  page.on('pageerror', (error) => errors.push(String(error)))
+  await page.goto(`http://127.0.0.1:${port}/`)
+
+  // Of three streams one is left at its gap.
+  await until(() => app.sse.stats().closed['client-gone'] === 1 && app.sse.stats().open === 2)
+  t.equal(await page.evaluate('stopped'), 'é€')
+  const expected: object[] = []
+  for (let n = 1; n <= 6; n++) {
+    const id = await prices.publish({ event: 'price', data: { eur: n } })
+    expected.push({ event: 'price', data: { eur: n }, text: `{"eur":${n}}`, id })
+    await page.waitForFunction(`viewed.length === ${n} && fetched.length === ${n}`)
+    if (n % 2 === 0) for (const { request } of app.sse.connections) request.raw.socket.destroy()
+  }
+  t.same(await page.evaluate('[viewed, fetched]'), [expected, expected])
+  await prices.close()
+  t.equal(await page.evaluate('reading'), 'ended')
+  await page.evaluate('view.close()')
+  t.same(errors, [])
+})
