@@ -168,8 +168,16 @@ t.test('a call with a wrong option starts nothing', async (t) => {
 t.test('the nearest option wins, and one that is undefined is not there', async (t) => {
   t.same(streamOptions({}), DEFAULTS)
   t.same(DEFAULTS, {
-    keepAlive: 15_000, retry: undefined, finite: false, writeTimeout: 30_000, maxDuration: false,
-    revalidate: false, revalidateEvery: 60_000, compress: undefined, onError: undefined, onInvalidEvent: 'fail'
+    keepAlive: 15_000,
+    retry: undefined,
+    finite: false,
+    writeTimeout: 30_000,
+    maxDuration: false,
+    revalidate: false,
+    revalidateEvery: 60_000,
+    compress: undefined,
+    onError: undefined,
+    onInvalidEvent: 'fail'
   })
   const outer = streamOptions({ keepAlive: 1, retry: 2, maxDuration: 3, lastEventIdQuery: 'x', drain: 4 })
   t.same(outer, { ...DEFAULTS, keepAlive: 1, retry: 2, maxDuration: 3 })

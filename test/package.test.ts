@@ -19,6 +19,7 @@ const manifest = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as
   dependencies: Record<string, string>
   devDependencies: Record<string, string>
   peerDependencies: Record<string, string>
+  peerDependenciesMeta: Record<string, { optional?: boolean }>
 }
 
 /** Outside of the repository, where its node_modules cannot stand in for what the package lacks. */
@@ -117,13 +118,14 @@ const ESM = `import fastify from 'fastify'\nimport { Type } from '@sinclair/type
 const CJS = `const fastify = require('fastify')\nconst { Type } = require('@sinclair/typebox')\n${SERVE}\n`
 
 t.test('it works in a project that has only what the package asks for', async (t) => {
-  const peers = Object.entries(manifest.peerDependencies).map(([name, range]) => `${name}@${range}`)
+  const isOptional = (name: string) => manifest.peerDependenciesMeta[name]?.optional === true
+  const peers = Object.entries(manifest.peerDependencies).filter(([name]) => !isOptional(name)).map(([name, range]) => `${name}@${range}`)
   await must(project, 'npm', ...install, tarball, ...peers)
   const installed = (name: string) => existsSync(join(project, 'node_modules', name))
   t.ok(installed('fastify-typed-sse/dist/index.js'))
   const needed = { ...manifest.dependencies, ...manifest.peerDependencies }
   t.strictSame(['typescript', 'tap', '@types/node', ...Object.keys(manifest.devDependencies)]
-    .filter((name) => !(name in needed) && installed(name)), [], 'nothing that only its development needs')
+    .filter((name) => (!(name in needed) || isOptional(name)) && installed(name)), [], 'nothing that only its development needs')
 
   const dist = join(project, 'node_modules/fastify-typed-sse/dist')
   const imported = readdirSync(dist, { recursive: true, encoding: 'utf8' }).filter((name) => /\.(js|d\.ts)$/.test(name))
@@ -139,6 +141,18 @@ t.test('it works in a project that has only what the package asks for', async (t
     ['require()', 'default.cjs', `${CJS}serve(require('fastify-typed-sse'))`],
     ['require().default', 'property.cjs', `${CJS}serve(require('fastify-typed-sse').default)`],
     ['{ fastifySse } = require()', 'named.cjs', `${CJS}const { fastifySse } = require('fastify-typed-sse')\nserve(fastifySse)`],
+    ['the client, and injectSse', 'others.mjs', `${ESM}import { fetchEvents } from 'fastify-typed-sse/client'
+      import { injectSse } from 'fastify-typed-sse/testing'
+      import sse from 'fastify-typed-sse'
+      const app = fastify()
+      await app.register(sse)
+      app.get('/', { sse: { finite: true } }, async (request, reply) => reply.sse([{ event: 'price', data: { eur: 1 } }]))
+      const address = await app.listen({ port: 0, host: '127.0.0.1' })
+      for (const events of [injectSse(app, '/'), fetchEvents(address, { headers: { connection: 'close' } })]) {
+        for await (const { data } of events) if (data.eur !== 1) throw new Error(JSON.stringify(data))
+      }
+      await app.close()
+      await serve(sse)`],
     ['all of them are one', 'same.mjs', `${ESM}import sse, { fastifySse } from 'fastify-typed-sse'
       import { createRequire } from 'node:module'
       const required = createRequire(import.meta.url)('fastify-typed-sse')
