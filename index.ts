@@ -15,6 +15,7 @@ import { createReplySse, type Plugin } from './lib/reply.ts'
 import { StreamRoutes } from './lib/route.ts'
 import { endAll, GRACE } from './lib/shutdown.ts'
 import { kStream } from './lib/start.ts'
+import { Reporter } from './lib/reporter.ts'
 import { createStats } from './lib/stats.ts'
 import { Lines } from './lib/timeouts.ts'
 import type { Schema } from './lib/schema.ts'
@@ -33,8 +34,7 @@ const plugin: FastifyPluginAsync<SseOptions> = async function sse (app, options)
   const metrics = options.metrics && await createMetrics(options.metrics, { stats, behind: () => countBehind(connections) })
   const parts: Plugin = {
     connections,
-    stats,
-    onClose: (ms) => metrics?.observe(ms),
+    reporter: new Reporter(stats, metrics?.observe),
     admission: new Admission(options),
     lines: new Lines(),
     routes: new StreamRoutes(streamOptions(options), lastEventIdQuery),
@@ -79,7 +79,7 @@ function countBehind (connections: Plugin['connections']): number {
   return count
 }
 
-function createSse ({ connections, stats }: Plugin, hub: Hub): Sse {
+function createSse ({ connections, reporter: { stats } }: Plugin, hub: Hub): Sse {
   const open: Sse['connections'] = {
     * [Symbol.iterator] () {
       for (const connection of connections) {

@@ -108,8 +108,23 @@ export class Coder {
   }
 }
 
+/** What becomes of compressed bytes. */
+interface Compressing {
+  /** Told of each number of bytes that leaves. */
+  count: (bytes: number) => void
+  /** All that was written has left; the destination is not ended. */
+  onEnd: () => void
+  onError: () => void
+}
+
 /** A stream of one client's own: what it has had before helps to code what comes, and each write is flushed. */
-export function createCompressor (coding: Coding): zlib.Gzip {
-  if (coding === 'gzip') return zlib.createGzip({ flush: zlib.constants.Z_SYNC_FLUSH })
-  return createZstdCompress!({ flush: (zlib.constants as Record<string, number>).ZSTD_e_flush! })
+export function compressTo (
+  coding: Coding, destination: NodeJS.WritableStream, { count, onEnd, onError }: Compressing
+): zlib.Gzip {
+  const compressor = coding === 'gzip'
+    ? zlib.createGzip({ flush: zlib.constants.Z_SYNC_FLUSH })
+    : createZstdCompress!({ flush: (zlib.constants as Record<string, number>).ZSTD_e_flush! })
+  compressor.on('data', ({ length }: Buffer) => count(length)).once('end', onEnd).once('error', onError)
+  compressor.pipe(destination, { end: false })
+  return compressor
 }

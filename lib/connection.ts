@@ -1,21 +1,22 @@
 /**
  * One event stream, from the moment that `reply.sse` has taken it to the moment that its response is gone. Every way of
- * ending goes through `end(reason)`, once. Knows nothing of what the bytes mean, nor where they come from.
+ * ending goes through `finish(reason)`, once. Knows nothing of what the bytes mean, nor where they come from.
  */
 import type { FastifyRequest } from 'fastify'
 import { AsyncResource } from 'node:async_hooks'
 import type { Place } from './admission.ts'
-import { Coder, createCompressor, type Codable, type Coding } from './coding.ts'
-import { tell, type SseConnection, type SseDiagnostics } from './diagnostics.ts'
+import { Coder, compressTo, type Codable, type Coding } from './coding.ts'
 import { describe } from './describe.ts'
+import type { SseConnection } from './diagnostics.ts'
 import { draw } from './durations.ts'
 import { InvalidOption } from './errors.ts'
 import { KEEP_ALIVE, retryFrame } from './frame.ts'
-import { logError, logFacts, type Level } from './log.ts'
+import { Lifetime } from './lifetime.ts'
+import type { Failure } from './log.ts'
 import type { ResolvedOptions } from './options.ts'
+import type { Happening, Reporter } from './reporter.ts'
 import { closeAfter, destroyConnection, emitFinish, isGone, onceGone, type RawResponse } from './response.ts'
-import { Revalidation } from './revalidation.ts'
-import type { EndReason, SseStats } from './stats.ts'
+import type { EndReason } from './stats.ts'
 import type { Lines } from './timeouts.ts'
 import { Writer, type Destination } from './writer.ts'
 
@@ -23,27 +24,20 @@ import { Writer, type Destination } from './writer.ts'
 export interface Shared {
   /** Whose response is not gone yet, ended or not. */
   readonly connections: Set<Connection>
-  readonly stats: SseStats
+  readonly reporter: Reporter
   readonly lines: Lines
-  /** Told of each stream that is gone, and how many milliseconds after it was opened. */
-  readonly onClose: (ms: number) => void
 }
 
-/** What has gone wrong; an object, as anything can be thrown, undefined too. */
-export interface Failure {
-  error: unknown
+/** What is settled of a stream before its source is touched. */
+export interface Settings {
+  readonly options: ResolvedOptions
+  /** That it has taken, and gives back. */
+  readonly place: Place
+  /** The content coding of its response; undefined: none. */
+  readonly coding?: Coding | undefined
+  /** The texts of the events that its client gets before those of its source. */
+  readonly first?: readonly string[]
 }
-
-/** What is counted beside events and bytes, and by what name it is told. */
-const TOLD = {
-  dropped: 'fastify-typed-sse:drop',
-  replays: 'fastify-typed-sse:replay',
-  gaps: 'fastify-typed-sse:gap',
-  lags: 'fastify-typed-sse:lag'
-} as const satisfies Partial<Record<keyof SseStats, keyof SseDiagnostics>>
-
-/** At which level the log has the end of a stream. Most end as they should; of these an operator wants to know. */
-const LEVELS: Partial<Record<EndReason, Level>> = { 'write-timeout': 'info', lagged: 'info', revoked: 'info' }
 
 /** Reasons that are an application's to give. */
 const OF_APPLICATIONS: readonly EndReason[] = ['ended', 'revoked']
@@ -51,7 +45,6 @@ const OF_APPLICATIONS: readonly EndReason[] = ['ended', 'revoked']
 export class Connection implements SseConnection {
   readonly request: FastifyRequest
   readonly options: ResolvedOptions
-  /** The content coding of the response; undefined: none. */
   readonly coding: Coding | undefined
   readonly openedAt = new Date()
   events = 0
@@ -64,23 +57,14 @@ export class Connection implements SseConnection {
   readonly #shared: Shared
   readonly #first: readonly string[]
   readonly #writer: Writer
-  readonly #place: Place
+  #place: Place | undefined
+  readonly #lifetime: Lifetime
   #codesPieces = false
   #failure: Failure | undefined
   #endResponse: () => void = noop
   #onEnd: () => void = noop
-  #maxDuration: NodeJS.Timeout | undefined
-  #revalidation: Revalidation | undefined
 
-  /**
-   * @param place that it has taken, and gives back when its response is gone
-   * @param coding that its client accepts, where events are to be compressed
-   * @param first the texts of the events that its client gets before those of its source
-   */
-  constructor (
-    request: FastifyRequest, response: RawResponse, options: ResolvedOptions, shared: Shared, place: Place,
-    coding?: Coding, first: readonly string[] = []
-  ) {
+  constructor (request: FastifyRequest, response: RawResponse, shared: Shared, { options, place, coding, first = [] }: Settings) {
     this.request = request
     this.options = options
     this.coding = coding
@@ -88,22 +72,11 @@ export class Connection implements SseConnection {
     this.#shared = shared
     this.#place = place
     this.#first = first
-    this.#writer = new Writer(response, options, shared.lines, shared.stats, () => this.#onStalled())
+    this.#writer = new Writer(response, options, shared.lines, shared.reporter.stats, () => this.#onStalled())
+    this.#lifetime = new Lifetime(request, options, (reason, failure) => this.finish(reason, '', failure))
     shared.connections.add(this)
-    shared.stats.open++
-    shared.stats.opened++
-    this.#limitTime()
+    shared.reporter.opened(this)
     onceGone(response, () => this.#onGone())
-    tell('fastify-typed-sse:open', () => ({ connection: this }))
-  }
-
-  #limitTime (): void {
-    const { maxDuration, revalidate, revalidateEvery } = this.options
-    if (maxDuration !== false) this.#maxDuration = setTimeout(() => this.finish('max-duration'), draw(maxDuration)).unref()
-    if (revalidate === false) return
-    this.#revalidation = new Revalidation(this.request, revalidate, revalidateEvery, (error) => {
-      this.finish('revoked', '', error === undefined ? undefined : { error })
-    })
   }
 
   get bytes (): number {
@@ -140,16 +113,15 @@ export class Connection implements SseConnection {
     this.#writer.encodeWith(new Coder(this.coding))
   }
 
-  /** Its events are for this client alone, so each is coded with all that was sent before. */
+  /** Its events are for this client alone. */
   #compress (coding: Coding, destination: Destination): void {
-    const compressor = createCompressor(coding)
-    compressor.on('data', ({ length }: Buffer) => this.#writer.count(length))
-    compressor.once('end', this.#endResponse)
-    compressor.once('error', () => this.#writer.destroy())
+    const compressor = compressTo(coding, destination as Destination & NodeJS.WritableStream, {
+      count: (bytes) => this.#writer.count(bytes),
+      onEnd: this.#endResponse,
+      onError: () => this.#writer.destroy()
+    })
     onceGone(this.#response, () => compressor.destroy())
     this.#endResponse = () => compressor.end()
-    // What is piped to is the response, or what a hook has put before it.
-    compressor.pipe(destination as Destination & NodeJS.WritableStream, { end: false })
     this.#writer.open(compressor, true)
   }
 
@@ -174,7 +146,7 @@ export class Connection implements SseConnection {
   writeEvent (text: string): boolean {
     if (this.reason !== undefined) return false
     this.events++
-    this.#shared.stats.events++
+    this.#shared.reporter.stats.events++
     return this.#writer.write(text)
   }
 
@@ -185,7 +157,7 @@ export class Connection implements SseConnection {
   writeEvents (bytes: Codable, count: number): boolean {
     if (this.reason !== undefined) return false
     this.events += count
-    this.#shared.stats.events += count
+    this.#shared.reporter.stats.events += count
     return this.#writer.writeBytes(bytes)
   }
 
@@ -199,10 +171,9 @@ export class Connection implements SseConnection {
     this.#writer.keepAlive = block ?? KEEP_ALIVE
   }
 
-  /** Counts an event that was left out, a replay, a gap that was told, or a lag that the reader has survived. */
-  count (what: keyof typeof TOLD, error?: unknown): void {
-    this.#shared.stats[what]++
-    tell(TOLD[what], () => ({ connection: this, error }))
+  /** Counts what has happened to it. */
+  count (what: Happening, failure?: Failure): void {
+    this.#shared.reporter.happened(what, this, failure)
   }
 
   /** Settles when more can be taken, or when the stream has ended; never rejects. */
@@ -225,10 +196,8 @@ export class Connection implements SseConnection {
   finish (reason: EndReason, last = '', failure?: Failure): void {
     if (this.reason !== undefined) return
     this.reason = reason
-    clearTimeout(this.#maxDuration)
-    this.#revalidation?.stop()
-    this.#shared.stats.open--
-    this.#shared.stats.closed[reason]++
+    this.#lifetime.stop()
+    this.#shared.reporter.ended(reason)
     this.#failure = failure
     this.#onEnd()
     if (reason === 'client-gone' || reason === 'write-timeout') {
@@ -255,6 +224,12 @@ export class Connection implements SseConnection {
     this.#writer.destroy()
   }
 
+  /** Gives its place back, once: when its response is gone, or when another stream is to answer its request. */
+  leavePlace (): void {
+    this.#place?.leave()
+    this.#place = undefined
+  }
+
   /** Calls back when the response is gone: its last byte sent, or its connection closed. */
   onceGone (callback: () => void): void {
     if (isGone(this.#response)) callback()
@@ -271,22 +246,9 @@ export class Connection implements SseConnection {
     this.finish(!this.handedOver && this.#response.writableEnded ? 'superseded' : 'client-gone')
     this.#writer.close()
     this.#shared.connections.delete(this)
-    this.#place.leave()
-    this.#report(this.reason!, Date.now() - this.openedAt.getTime())
+    this.leavePlace()
+    this.#shared.reporter.gone(this, this.reason!, this.#failure, this.unanswered)
     emitFinish(this.#response)
-  }
-
-  /** When all of it is known: one line of the log for each stream, and whoever else wants to know. */
-  #report (reason: EndReason, ms: number): void {
-    const { events, bytes } = this
-    const { log } = this.request
-    const facts = { sse: { reason, events, bytes, ms } }
-    const failure = this.#failure
-    if (failure === undefined) logFacts(log, LEVELS[reason] ?? 'debug', facts, 'event stream ended')
-    else if (reason === 'revoked') logError(log, 'info', failure.error, 'event stream ended', facts)
-    else logError(log, 'error', failure.error, 'event stream failed', facts)
-    this.#shared.onClose(ms)
-    tell('fastify-typed-sse:close', () => ({ connection: this, reason, ms, ...failure }))
   }
 }
 

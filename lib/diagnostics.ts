@@ -36,7 +36,7 @@ export interface SseDiagnostics {
   /** A request was sent away. */
   'fastify-typed-sse:refuse': { request: FastifyRequest, reason: RefusalReason }
   /** An invalid event was left out (`onInvalidEvent: 'drop'`). */
-  'fastify-typed-sse:drop': { connection: SseConnection, error: unknown }
+  'fastify-typed-sse:drop': { connection: SseConnection, error?: unknown }
   /** A reader of channels goes on from its last event ID, with everything that it has missed. */
   'fastify-typed-sse:replay': { connection: SseConnection }
   /** A reader of channels was told that events are lost to it. */

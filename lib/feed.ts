@@ -2,10 +2,10 @@
  * What a stream makes of its source: the text of each value, of its completion and of its failure, as the route's
  * schemas and the options `finite`, `onInvalidEvent` and `onError` have it.
  */
-import type { Connection, Failure } from './connection.ts'
+import type { Connection } from './connection.ts'
 import { encodeEvent, encodeLastEvent } from './encoder.ts'
 import { finishedFrame } from './finite.ts'
-import { logError } from './log.ts'
+import { logError, type Failure } from './log.ts'
 import type { Payloads } from './payload.ts'
 import { atOnce } from './source.ts'
 import type { EndReason } from './stats.ts'
@@ -33,7 +33,7 @@ export class Feed {
       return encodeEvent(value, this.#payloads)
     } catch (err) {
       if (options.onInvalidEvent === 'fail') throw err
-      this.#connection.count('dropped', err)
+      this.#connection.count('dropped', { error: err })
       logError(request.log, 'warn', err, 'invalid event dropped')
       return undefined
     }
@@ -48,16 +48,14 @@ export class Feed {
   /** Ends the stream after a failure. */
   fail (reason: EndReason, error: unknown): void {
     if (this.#connection.reason !== undefined) return
-    const last = this.#textOfFailure(error)
-    if (last === undefined) this.#connection.finish(reason)
-    else this.#connection.finish(reason, last, { error })
+    this.#connection.finish(reason, this.#textOfFailure(error), { error })
   }
 
-  /** The text to send last after a failure; undefined where Fastify's error handler is to answer, and to log it. */
-  #textOfFailure (error: unknown): string | undefined {
+  /** The text to send last after a failure; none where Fastify's error handler is to answer. */
+  #textOfFailure (error: unknown): string {
     if (this.#connection.unanswered) {
       this.early = { error }
-      return undefined
+      return ''
     }
     const { options, request } = this.#connection
     try {

@@ -1,6 +1,11 @@
 /** Logging what an application has thrown, which can be anything: frozen, a Proxy, an object whose getters throw. */
 import type { FastifyBaseLogger } from 'fastify'
 
+/** What has gone wrong; an object, as anything can be thrown, undefined too. */
+export interface Failure {
+  error: unknown
+}
+
 export type Level = 'error' | 'warn' | 'info' | 'debug'
 
 /** One line at a level; where the error itself cannot be logged, one without it. Never throws. */

@@ -1,24 +1,23 @@
 /** A request for a stream is sent away: why, and so that its client comes back. */
 import type { FastifyReply, FastifyRequest } from 'fastify'
-import { tell } from './diagnostics.ts'
 import { drawReturn } from './durations.ts'
 import type { SseErrorCode } from './errors.ts'
 import { retryLine } from './frame.ts'
 import { logError, logFacts } from './log.ts'
 import type { ResolvedOptions } from './options.ts'
+import type { Reporter } from './reporter.ts'
 import { setDefaultHeaders } from './start.ts'
-import type { RefusalReason, SseStats } from './stats.ts'
+import type { RefusalReason } from './stats.ts'
 
 /**
  * An EventSource that is answered with anything but 200 gives up for ever, so it gets an empty stream and a time to come
  * back; whoever else asks gets the status of the error, and `retry-after`.
  */
 export function refuse (
-  { stats }: { stats: SseStats }, reply: FastifyReply, { retry }: ResolvedOptions, reason: RefusalReason, error: Error
+  { reporter }: { reporter: Reporter }, reply: FastifyReply, { retry }: ResolvedOptions, reason: RefusalReason, error: Error
 ): void {
   const { request } = reply
-  stats.refused[reason]++
-  tell('fastify-typed-sse:refuse', () => ({ request, reason }))
+  reporter.refused(request, reason)
   const ms = drawReturn(retry)
   if (isEventSource(request)) {
     // Of this error Fastify's handler tells nobody.

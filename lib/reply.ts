@@ -4,7 +4,7 @@ import type { Admission, Place } from './admission.ts'
 import { NoBody } from './body.ts'
 import { isSubscribable, kSubscribe, type Subscription } from './channels/subscription.ts'
 import { acceptedCoding, type Coding } from './coding.ts'
-import { Connection, type Shared } from './connection.ts'
+import { Connection, type Settings, type Shared } from './connection.ts'
 import { encodeFirstEvent } from './encoder.ts'
 import { AlreadySent, InvalidLastEventId, InvalidSource, ShuttingDown } from './errors.ts'
 import { Feed } from './feed.ts'
@@ -32,14 +32,15 @@ export interface Plugin extends Shared {
 export function createReplySse (plugin: Plugin) {
   return function sse (this: FastifyReply, source: unknown, callOptions?: CallOptions): FastifyReply {
     const reply = this as StreamReply
-    const { options, payloads, first, coding, lastEventId, admitted } = prepare(plugin, reply, source, callOptions)
-    if (typeof admitted === 'function') {
+    const { place, ...settings } = prepare(plugin, reply, source, callOptions)
+    const { options, payloads, lastEventId } = settings
+    if (typeof place === 'function') {
       if (!isSubscribable(source)) discardSource(source)
-      admitted()
+      place()
       return reply
     }
-    const produce = open(source, payloads, lastEventId, admitted)
-    const connection = new Connection(reply.request, reply.raw, options, plugin, admitted, coding, first)
+    const produce = open(source, payloads, lastEventId, place)
+    const connection = new Connection(reply.request, reply.raw, plugin, { ...settings, place })
     const feed = new Feed(connection, payloads)
     startStream(reply, connection, produce(connection, feed), feed, (error) => {
       if (isAway(error)) refuse(plugin, reply, options, 'broker-away', error)
@@ -49,14 +50,10 @@ export function createReplySse (plugin: Plugin) {
   }
 }
 
-/** What is known of a stream before its source is touched. */
-interface Prepared extends StreamRoute {
-  /** The texts of the events for this client alone. */
-  first: string[]
-  coding: Coding | undefined
+interface Prepared extends StreamRoute, Omit<Settings, 'place' | 'options'> {
   lastEventId: string | undefined
-  /** The place that it has, or what answers the request in its stead. */
-  admitted: Place | (() => void)
+  /** The place that the stream has, or what answers the request in its stead. */
+  place: Place | (() => void)
 }
 
 /** @throws {AlreadySent | InvalidOption | InvalidSchema | InvalidEvent} and what clientKey throws, having let go of the source */
@@ -71,7 +68,7 @@ function prepare (plugin: Plugin, reply: StreamReply, source: unknown, callOptio
     const lastEventId = plugin.lastEventIdOf(reply.request)
     const id = lastEventId.is === 'id' ? lastEventId.id : undefined
     const coding = codingOf(reply, source, options)
-    return { options, payloads, first, coding, lastEventId: id, admitted: admit(plugin, reply, options, lastEventId) }
+    return { options, payloads, first, coding, lastEventId: id, place: admit(plugin, reply, options, lastEventId) }
   } catch (error) {
     if (!isSubscribable(source)) letGo(source)
     throw error

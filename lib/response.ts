@@ -38,9 +38,12 @@ export function onceGone (response: RawResponse, callback: () => void): void {
   }
 }
 
-/** Calls back once, at the first of these events. */
+/** Calls back once, at the first of these events: one may be emitted in the middle of another, of whose listeners we are. */
 function onceOf (emitters: EventEmitter[], events: string[], callback: () => void): void {
+  let isOver = false
   function called () {
+    if (isOver) return
+    isOver = true
     for (const emitter of emitters) for (const event of events) emitter.removeListener(event, called)
     callback()
   }

@@ -2,10 +2,11 @@
 import type { FastifyRequest } from 'fastify'
 import { describe } from './describe.ts'
 import { draw } from './durations.ts'
+import type { Failure } from './log.ts'
 import type { ResolvedOptions } from './options.ts'
 
-/** What a failed check says to the log. */
-type OnRevoked = (error: unknown) => void
+/** @param failure why there is no yes, where the application has not simply said no */
+type OnRevoked = (failure?: Failure) => void
 
 type Revalidate = Exclude<ResolvedOptions['revalidate'], false>
 
@@ -18,7 +19,6 @@ export class Revalidation {
   /** The last answer has not come yet. */
   #asking = false
 
-  /** @param onRevoked called once, unless it is stopped before; with what was thrown, or what was wrong with the answer */
   constructor (request: FastifyRequest, revalidate: Revalidate, every: number, onRevoked: OnRevoked) {
     this.#request = request
     this.#revalidate = revalidate
@@ -38,22 +38,22 @@ export class Revalidation {
 
   /** Only `true` is a yes: an answer that is forgotten, fails or never comes must not leave a client in. */
   #ask (): void {
-    if (this.#asking) return this.#onRevoked(new Error(`revalidate has not answered within ${this.#every} ms`))
+    if (this.#asking) return this.#onRevoked({ error: new Error(`revalidate has not answered within ${this.#every} ms`) })
     this.#asking = true
     this.#timer = this.#askAfter(this.#every)
     this.#answer().then((answer) => {
       this.#asking = false
-      if (answer === false) this.#revoke(undefined)
-      else if (answer !== true) this.#revoke(new TypeError(`revalidate must return true or false, got ${describe(answer)}`))
-    }, (error: unknown) => this.#revoke(error))
+      if (answer === false) this.#revoke()
+      else if (answer !== true) this.#revoke({ error: new TypeError(`revalidate must return true or false, got ${describe(answer)}`) })
+    }, (error: unknown) => this.#revoke({ error }))
   }
 
   async #answer (): Promise<unknown> {
     return this.#revalidate(this.#request)
   }
 
-  #revoke (error: unknown): void {
+  #revoke (failure?: Failure): void {
     this.stop()
-    this.#onRevoked(error)
+    this.#onRevoked(failure)
   }
 }

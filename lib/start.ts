@@ -113,5 +113,6 @@ function uncoverSend (reply: StreamReply): void {
 /** The reply is free for another answer, an event stream even (an error handler's, say). */
 function giveWay (reply: StreamReply): void {
   uncoverSend(reply)
+  reply[kStream]?.leavePlace()
   reply[kStream] = null
 }

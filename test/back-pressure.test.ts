@@ -8,6 +8,7 @@ import { Feed } from '../lib/feed.ts'
 import { DEFAULTS } from '../lib/options.ts'
 import { pump } from '../lib/pump.ts'
 import { openSource } from '../lib/source.ts'
+import { Reporter } from '../lib/reporter.ts'
 import { createStats, type EndReason } from '../lib/stats.ts'
 import { Lines } from '../lib/timeouts.ts'
 import { connect, createApp, deferred, fetchBody, listen, turns, until, type RawClient } from './helpers.ts'
@@ -172,13 +173,13 @@ t.test('no promise is left unsettled when a client that is behind goes away, or 
   }
   for (const [reason, end] of Object.entries(endings)) {
     const app = await createApp(t)
-    const parts = { connections: new Set<Connection>(), stats: createStats(), lines: new Lines(), onClose () {} }
+    const parts = { connections: new Set<Connection>(), reporter: new Reporter(createStats()), lines: new Lines() }
     const pumping = deferred<{ connection: Connection, pumped: Promise<void> }>()
     let finished = false
     app.get('/', (request, reply) => {
       reply.hijack()
       const options = { ...DEFAULTS, writeTimeout: reason === 'write-timeout' ? 30 : 60_000 }
-      const connection = new Connection(request, reply.raw, options, parts, { leave () {} })
+      const connection = new Connection(request, reply.raw, parts, { options, place: { leave () {} } })
       function * source () {
         try {
           for (;;) yield TEXT
