@@ -8,15 +8,16 @@ export const GRACE = 1_000
 
 /**
  * Ends the streams spread over `ms`, each with a reconnection time that brings its client back after this server is
- * gone (one that found it still closing would be answered 503, and an EventSource gives up on that for good), and not
- * all at once. Always resolves, at the latest GRACE after `ms`.
+ * gone, whatever the others do (one that found it still closing would be answered 503, and an EventSource gives up on that
+ * for good), and not all at once. Always resolves, at the latest GRACE after `ms`.
  */
 export async function endAll (connections: ReadonlySet<Connection>, ms: number): Promise<void> {
   const all = [...connections]
   const open = all.filter((connection) => connection.reason === undefined)
   const timers = open.map((connection, index) => {
     const delay = Math.floor(ms * index / open.length)
-    return setTimeout(() => connection.shutDown(retryFrame(ms - delay + drawReturn(connection.options.retry))), delay)
+    const over = ms + GRACE - delay
+    return setTimeout(() => connection.shutDown(retryFrame(over + drawReturn(connection.options.retry))), delay)
   })
   const deadline = new Promise<void>((resolve) => {
     timers.push(setTimeout(() => {

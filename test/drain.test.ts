@@ -1,0 +1,209 @@
+/** A server with thousands of streams that closes, by the real clock; and one that is told to by a signal. */
+import { buildSync } from 'esbuild'
+import { EventSource } from 'eventsource'
+import { execFileSync, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { symlinkSync } from 'node:fs'
+import net, { type Socket } from 'node:net'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import t, { type Test } from 'tap'
+import { GRACE } from '../lib/shutdown.ts'
+import { connect, createApp, idleSource, listen, turns, until } from './helpers.ts'
+
+const STREAMS = 5_000
+const STALLED = 20
+
+/** What the clock of a busy machine may be late by. */
+const LATE = 1_500
+
+/** File descriptors that this process may have: two for each stream, as its client is here too. */
+function descriptors (): number {
+  const limit = execFileSync('/bin/sh', ['-c', 'ulimit -n'], { encoding: 'utf8' }).trim()
+  return limit === 'unlimited' ? Infinity : Number(limit)
+}
+
+const skip = descriptors() < 2 * (STREAMS + STALLED) + 500 && `it needs ${2 * (STREAMS + STALLED) + 500} file descriptors, and has ${descriptors()}`
+
+/** A client that keeps little, as there are thousands. */
+interface Client {
+  socket: Socket
+  text: string
+  /** When the end of the response was there, in ms of performance.now(). */
+  ended: number
+  closed: boolean
+}
+
+/** Opens streams, some hundreds at once, and sees the first event of each. */
+async function openMany (t: Test, port: number, count: number): Promise<Client[]> {
+  const clients: Client[] = []
+  for (let opened = 0; opened < count; opened += 250) {
+    const some = Array.from({ length: Math.min(250, count - opened) }, () => open(t, port))
+    clients.push(...some.map(({ client }) => client))
+    await Promise.all(some.map(({ greeted }) => greeted))
+  }
+  return clients
+}
+
+function open (t: Test, port: number) {
+  const socket = net.connect(port, '127.0.0.1').setEncoding('latin1').on('error', () => {})
+  const client: Client = { socket, text: '', ended: NaN, closed: false }
+  const greeted = new Promise<void>((resolve) => {
+    socket.on('data', (text) => {
+      client.text += text
+      if (client.text.includes('data: 1\n\n')) resolve()
+      if (client.text.endsWith('\r\n0\r\n\r\n')) client.ended = performance.now()
+    })
+  })
+  socket.on('close', () => { client.closed = true })
+  socket.write('GET / HTTP/1.1\r\nHost: test\r\n\r\n')
+  t.after(() => socket.destroy())
+  return { client, greeted }
+}
+
+/** Clients that have sent a request, and never read a byte of the flood that answers it. */
+async function openStalled (t: Test, app: Awaited<ReturnType<typeof createApp>>, port: number): Promise<void> {
+  for (let n = 0; n < STALLED; n++) {
+    const client = connect(t, port)
+    client.socket.pause()
+    client.get('/flood')
+  }
+  let still = 0
+  await until(() => {
+    const behind = [...app.sse.connections].filter(({ behind }) => behind)
+    still = behind.length === STALLED ? still + 1 : 0
+    return still > 20
+  }, () => `${STALLED} stalled clients`)
+}
+
+/** An app that closes by what is to be shown. */
+async function createFlooded (t: Test, drain: number, retry: number | undefined) {
+  const app = await createApp(t, { drain, retry, writeTimeout: false, keepAlive: false }, { return503OnClosing: false })
+  app.get('/', (_, reply) => reply.sse(idleSource({ data: 1 }).source))
+  app.get('/flood', (_, reply) => reply.sse(async function * () { for (;;) yield { raw: 'x'.repeat(65_536) } }))
+  return { app, port: await listen(app) }
+}
+
+/** The reconnection time that a client was told last. */
+const told = ({ text }: Client) => Number(/\r\nretry: (\d+)\n\n\r\n0\r\n\r\n$/.exec(text)?.[1])
+
+for (const retry of [undefined, 1_500]) {
+  const [least, most] = retry === undefined ? [1_000, 5_000] : [retry, 2 * retry]
+  t.test(`drain: ${STREAMS} streams are ended over two seconds, and ${STALLED} clients that read nothing hold nothing up, retry ${retry}`, { skip }, async (t) => {
+    const drain = 2_000
+    const { app, port } = await createFlooded(t, drain, retry)
+    const clients = await openMany(t, port, STREAMS)
+    await openStalled(t, app, port)
+    t.equal(app.sse.connections.size, STREAMS + STALLED)
+
+    const start = performance.now()
+    const closing = app.close()
+    // In the middle of it: nobody new is taken.
+    await until(() => app.sse.stats().closed.shutdown > STREAMS / 2)
+    const late = connect(t, port).get('/', 'Accept: text/event-stream')
+    await late.until(/retry: \d+\n$/)
+    t.match(late.head, /^HTTP\/1\.1 200 /)
+    const refused = connect(t, port).get('/')
+    await refused.until('FST_SSE_SHUTTING_DOWN')
+    t.match(refused.head, /^HTTP\/1\.1 503 /)
+    await closing
+    const end = performance.now()
+
+    t.ok(end - start <= drain + GRACE + LATE, `closed in ${Math.round(end - start)} ms`)
+    t.same({ ...app.sse.stats().closed }, { ...app.sse.stats().closed, shutdown: STREAMS + STALLED })
+    t.match(app.sse.stats(), { open: 0, opened: STREAMS + STALLED, refused: { shutdown: 2 } })
+    await until(() => clients.every(({ closed }) => closed), () => 'all sockets to be closed')
+
+    t.ok(clients.every(({ ended }) => ended > 0), 'each has a whole response')
+    const times = clients.map(({ ended }) => ended - start)
+    const tenths = new Array(10).fill(0)
+    for (const ms of times) tenths[Math.min(9, Math.floor(ms / drain * 10))]++
+    // A busy machine may be late with some of them.
+    t.ok(tenths.every((count) => count < STREAMS / 2), `ended, by tenths of the drain: ${tenths}`)
+    t.ok(times.filter((ms) => ms < drain / 2).length > STREAMS / 10, 'some in the first half, the others later')
+
+    const retries = clients.map(told)
+    t.ok(retries.every((ms) => Number.isInteger(ms)), 'each is told when to come back')
+    const early = clients.filter((client) => client.ended + told(client) < start + drain + least - 1)
+    t.equal(early.length, 0, `none comes back before ${least} ms after the drain`)
+    const after = clients.map((client) => client.ended + told(client) - start - drain)
+    t.ok(after.every((ms) => ms <= most! + GRACE + LATE), `each within ${most} ms after the server is gone`)
+    const [first, last] = [Math.min(...after), Math.max(...after)]
+    t.ok(last - first > 0.9 * (most! - least!), `over ${Math.round(last - first)} ms`)
+    const parts = new Array(4).fill(0)
+    for (const ms of after) parts[Math.min(3, Math.floor((ms - first) / (last - first) * 4))]++
+    t.ok(parts.every((count) => count > STREAMS / 8), `not together: ${parts}`)
+  })
+}
+
+t.test(`drain 0: ${STREAMS} streams are ended at once, and the server waits a second for clients that do not read`, { skip }, async (t) => {
+  const { app, port } = await createFlooded(t, 0, undefined)
+  const clients = await openMany(t, port, STREAMS)
+  await openStalled(t, app, port)
+  const start = performance.now()
+  await app.close()
+  const end = performance.now()
+  t.ok(end - start <= GRACE + LATE, `closed in ${Math.round(end - start)} ms`)
+  await until(() => clients.every(({ closed }) => closed), () => 'all sockets to be closed')
+  const retries = clients.map(told)
+  t.ok(retries.every((ms) => ms >= 1_000 && ms <= 5_000 + GRACE), 'each is told when to come back')
+  t.ok(new Set(retries).size > 2_000, 'not together')
+  t.match(app.sse.stats(), { open: 0, closed: { shutdown: STREAMS + STALLED } })
+})
+
+t.test('whoever is sent away comes back after the server is gone, though a client that does not read holds that up', async (t) => {
+  for (const drain of [0, 300]) {
+    // Fastify's own defaults: it answers 503 while it closes, and an EventSource gives up on that for good.
+    const app = await createApp(t, { drain, retry: { min: 100, max: 100 }, writeTimeout: false }, { forceCloseConnections: true })
+    app.get('/', (_, reply) => reply.sse(idleSource({ data: 1 }).source))
+    app.get('/flood', (_, reply) => reply.sse(async function * () { for (;;) yield { raw: 'x'.repeat(65_536) } }))
+    const port = await listen(app)
+    await openStalled(t, app, port)
+    const source = new EventSource(`http://127.0.0.1:${port}/`)
+    t.after(() => source.close())
+    const codes: (number | undefined)[] = []
+    source.onerror = ({ code }) => { codes.push(code) }
+    let received = 0
+    source.onmessage = () => { received++ }
+    await until(() => received === 1)
+    await app.close()
+    await turns()
+    t.not(source.readyState, source.CLOSED, `drain ${drain}: it goes on trying, after the errors ${codes}`)
+    source.close()
+  }
+})
+
+t.test('SIGTERM: process.once(\'SIGTERM\', () => app.close()) ends the process well', async (t) => {
+  // Compiled, as a loader in the process would take its time.
+  const folder = t.testdir({
+    'package.json': '{ "type": "module" }',
+    'server.js': `
+      import fastify from 'fastify'
+      import sse from './index.js'
+      const app = fastify()
+      await app.register(sse, { drain: 300, revalidate: () => true, maxDuration: 3_600_000, maxConnections: 100, maxConnectionsPerClient: 100 })
+      app.get('/', (_, reply) => reply.sse(async function * ({ signal }) {
+        yield { data: 1 }
+        await new Promise((resolve) => signal.addEventListener('abort', resolve))
+      }))
+      process.once('SIGTERM', () => app.close())
+      console.log(await app.listen({ port: 0, host: '127.0.0.1' }))`
+  })
+  const entryPoints = [fileURLToPath(new URL('../index.ts', import.meta.url))]
+  buildSync({ entryPoints, bundle: true, packages: 'external', platform: 'node', format: 'esm', outfile: join(folder, 'index.js') })
+  symlinkSync(fileURLToPath(new URL('../node_modules', import.meta.url)), join(folder, 'node_modules'))
+  const child = spawn(process.execPath, ['server.js'], { cwd: folder, env: { PATH: process.env.PATH } })
+  t.after(() => child.kill('SIGKILL'))
+  let output = ''
+  for (const stream of [child.stdout, child.stderr]) stream.setEncoding('utf8').on('data', (text: string) => { output += text })
+  await until(() => /http:\/\/\S+:\d+\n/.test(output), () => `the server to listen: ${output}`)
+  const port = Number(/:(\d+)\n/.exec(output)![1])
+  const clients = await openMany(t, port, 30)
+  const start = performance.now()
+  child.kill('SIGTERM')
+  const [code, signal] = await once(child, 'exit')
+  t.same({ code, signal }, { code: 0, signal: null }, output)
+  t.ok(performance.now() - start < 300 + GRACE + LATE)
+  await until(() => clients.every(({ closed }) => closed))
+  t.ok(clients.every((client) => told(client) >= 1_000), 'each has a whole response, and a time to come back')
+})
