@@ -5,15 +5,17 @@ import { InvalidOption, InvalidSource } from './errors.ts'
 import { isThenable, openSource, type Source } from './source.ts'
 import { EVENTS_PER_TURN, nextTurn } from './turns.ts'
 
-/** When a batch is due; at least one of them. A wrong option throws FST_SSE_INVALID_OPTION. */
-export interface BatchOptions {
+interface Due {
   /** It has this many items; at least 1. Default: any number. */
   count?: number | undefined
   /** So many milliseconds have passed since its first item came; at least 1. Default: any length of time. */
   ms?: number | undefined
 }
 
-const CHECKS: Record<keyof BatchOptions, Check> = { count: atLeastOne, ms: milliseconds(1) }
+/** When a batch is due; at least one of them. A wrong option throws FST_SSE_INVALID_OPTION. */
+export type BatchOptions = Due & ({ count: number } | { ms: number })
+
+const CHECKS: Record<keyof Due, Check> = { count: atLeastOne, ms: milliseconds(1) }
 
 /**
  * Gathers what a source yields: `for await (const prices of batch(source, { count: 50, ms: 100 })) …`. What is left at the
@@ -62,7 +64,7 @@ class Batches<Item> implements AsyncIterableIterator<Item[]> {
   #done = false
   #failure: { error: unknown } | undefined
 
-  constructor (source: Source, { count = Infinity, ms }: BatchOptions) {
+  constructor (source: Source, { count = Infinity, ms }: Due) {
     this.#source = source
     this.#count = count
     this.#ms = ms

@@ -7,8 +7,8 @@ import type { MetricsRegistry } from './metrics.ts'
 /** Says what was expected instead of a value; undefined where the value is right. */
 export type Check = (value: unknown) => string | undefined
 
-/** Of Node's timers. */
-const LONGEST_TIMER = 2_147_483_647
+/** Of Node's timers, in ms. */
+export const LONGEST_TIMER = 2_147_483_647
 
 /** The same, or off. */
 export function off (check: Check): Check {
@@ -25,6 +25,9 @@ export function milliseconds (least: number, most = LONGEST_TIMER): Check {
 
 export const atLeastOne: Check = (value) => isInteger(value, 1, Number.MAX_SAFE_INTEGER) ? undefined : 'an integer >= 1'
 export const isBoolean: Check = (value) => typeof value === 'boolean' ? undefined : 'true or false'
+export const isString: Check = (value) => typeof value === 'string' ? undefined : 'a string'
+export const isObject: Check = (value) => typeof value === 'object' && value !== null ? undefined : 'an object'
+export const isSignal: Check = (value) => value instanceof AbortSignal ? undefined : 'an AbortSignal'
 export const isFunction: Check = (value) => typeof value === 'function' ? undefined : 'a function'
 export const isInvalidEventPolicy: Check = (value) => value === 'fail' || value === 'drop' ? undefined : "'fail' or 'drop'"
 

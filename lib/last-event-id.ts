@@ -3,7 +3,7 @@
  * it becomes a string that some server could have sent, or nothing. What it means is for others to say.
  */
 import type { IncomingHttpHeaders } from 'node:http'
-import { FINISHED_ID } from './finite.ts'
+import { FINISHED_ID } from './client/finished-id.ts'
 
 /** An ID longer than this is refused, in bytes of UTF-8. */
 export const MAX_BYTES = 1024

@@ -42,6 +42,8 @@ const ERROR: Schema = {
   }
 }
 
+const TEXT = 'JSON of a string, or the string itself.'
+
 const headers = { 'retry-after': { type: 'integer', minimum: 0, description: 'Seconds after which to come back.' } }
 
 /** Answers without a stream, with the body that Fastify gives to errors. */
@@ -125,14 +127,15 @@ function describeEvent (properties: Schema, required: string[]): Schema {
   }
 }
 
+/** Tools that do not know `contentSchema` show the description. */
 function describeText (schema: Schema, isText: boolean): Schema {
-  return { type: 'string', description: isText ? 'JSON of a string, or the string itself.' : 'JSON.' }
+  return { type: 'string', description: isText ? TEXT : `JSON, as in ${JSON.stringify(schema)}` }
 }
 
 /** A string may be sent as `data`, in JSON, or `raw`. */
 function describeJson (schema: Schema, isText: boolean): Schema {
   const json = { type: 'string', contentMediaType: 'application/json', contentSchema: schema }
-  return isText ? { description: 'JSON of a string, or the string itself.', anyOf: [json, schema] } : json
+  return isText ? { description: TEXT, anyOf: [json, schema] } : json
 }
 
 /** A schema of JSON, and not an object of another validator. */

@@ -2,7 +2,8 @@
 import type { FastifyRequest } from 'fastify'
 import { describe } from './describe.ts'
 import { draw } from './durations.ts'
-import type { Failure } from './log.ts'
+import { InvalidOption } from './errors.ts'
+import { logError, type Failure } from './log.ts'
 import type { ResolvedOptions } from './options.ts'
 
 /** @param failure why there is no yes, where the application has not simply said no */
@@ -38,14 +39,20 @@ export class Revalidation {
 
   /** Only `true` is a yes: an answer that is forgotten, fails or never comes must not leave a client in. */
   #ask (): void {
-    if (this.#asking) return this.#onRevoked({ error: new Error(`revalidate has not answered within ${this.#every} ms`) })
+    if (this.#asking) return this.#complain(`has not answered within ${this.#every} ms`)
     this.#asking = true
     this.#timer = this.#askAfter(this.#every)
     this.#answer().then((answer) => {
       this.#asking = false
       if (answer === false) this.#revoke()
-      else if (answer !== true) this.#revoke({ error: new TypeError(`revalidate must return true or false, got ${describe(answer)}`) })
+      else if (answer !== true) this.#complain(`must return true or false, got ${describe(answer)}`)
     }, (error: unknown) => this.#revoke({ error }))
+  }
+
+  /** What is no answer at all is a mistake of the application's, and not what revokes a stream. */
+  #complain (fault: string): void {
+    logError(this.#request.log, 'error', new InvalidOption(`revalidate ${fault}`), 'event stream revoked without an answer')
+    this.#revoke()
   }
 
   async #answer (): Promise<unknown> {

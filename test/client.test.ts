@@ -247,7 +247,7 @@ t.test('an answer that is no event stream is an error, which shows it', async (t
   const { url } = await start(t, (_, reply) => reply.code(401).send({ why: 'who are you?' }))
   const error = await readAll(fetchEvents(url)).catch((error: unknown) => error) as SseError
   t.ok(error instanceof SseError)
-  t.match(error, { name: 'SseError', code: 'SSE_REFUSED', status: 401, message: 'expected an event stream, got 401 application/json' })
+  t.match(error, { name: 'SseError', code: 'SSE_REFUSED', status: 401, message: `${url} is no event stream, but 401 application/json` })
   t.same(await error.response!.json(), { why: 'who are you?' }, 'its body can be read')
 
   for (const [status, type] of [[200, 'text/html'], [200, 'text/event-stream2'], [404, 'text/event-stream'], [501, 'a/b']] as const) {
@@ -261,6 +261,19 @@ t.test('an answer that is no event stream is an error, which shows it', async (t
 t.test('what fetch would never take is an error, and not tried again', async (t) => {
   await t.rejects(readAll(fetchEvents('/relative')), TypeError)
   await t.rejects(readAll(fetchEvents('http://a/', { headers: { 'a b': 'c' } })), TypeError)
+  await t.rejects(readAll(fetchEvents('http://a/', { body: 'of a GET request' })), TypeError)
+  await t.rejects(readAll(fetchEvents('http://a/', { fetch: 5 as never })), TypeError)
+  await t.rejects(readAll(fetchEvents('http://a/', { fetch () { throw new RangeError('at once') } })), RangeError)
+})
+
+t.test('onReconnect is told why the client comes back, and when', async (t) => {
+  const failure = new TypeError('fetch failed')
+  const { fetch } = answers('retry: 7\nid: 1\ndata: 1\n\n', failure, () => new Response(null, { status: 204 }))
+  const told: unknown[] = []
+  t.same(dataOf(await readAll(fetchEvents('/', { fetch, onReconnect: (event) => told.push(event) }))), [1])
+  t.same(told, [{ error: undefined, ms: 7 }, { error: failure, ms: 7 }])
+  const broken = fetchEvents('/', { ...answers(failure), onReconnect () { throw new RangeError('mine') } })
+  await t.rejects(broken.next(), RangeError)
 })
 
 t.test('what is transient is waited out: as long as it says, or the server has said', async (t) => {

@@ -9,7 +9,7 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { chromium, type Page } from 'playwright-core'
 import t, { type Test } from 'tap'
-import { FINISHED_ID } from '../lib/finite.ts'
+import { FINISHED_ID } from '../lib/client/finished-id.ts'
 import { chromiumPath } from './chromium.mjs'
 import { connect, until } from './helpers.ts'
 

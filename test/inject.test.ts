@@ -254,3 +254,40 @@ t.test('the schemas of a route give the types', async (t) => {
     if (event.event === 'price') t.equal(event.data.eur.toFixed(2), '2.00')
   }
 })
+
+t.test('to break off is nothing that the log has for an error', async (t) => {
+  const lines: { level: number, msg: string }[] = []
+  const app = await createApp(t, {}, { logger: { level: 'info', stream: { write: (line: string) => { lines.push(JSON.parse(line)) } } } })
+  const { source } = idleSource({ data: 1 })
+  app.get('/', async (request, reply) => reply.sse(source))
+  for await (const { data } of injectSse(app, '/')) if (data === 1) break
+  await turns()
+  t.same(lines.map(({ level, msg }) => [level, msg]), [[30, 'incoming request'], [30, 'request completed']])
+})
+
+t.test('a stream that is compressed is an error, as nobody undoes it', async (t) => {
+  const app = await start(t, (request, reply) => reply.sse([{ data: 1 }]), { compress: true })
+  t.same(dataOf(await readAll(injectSse(app, '/'))), [1], 'it is not asked for')
+  const events = injectSse(app, { url: '/', headers: { 'accept-encoding': 'gzip' } })
+  await t.rejects(events.next(), { message: 'the event stream is compressed (gzip): ask without accept-encoding' })
+})
+
+t.test('a misspelt option is told of', async (t) => {
+  const app = await start(t, (request, reply) => reply.sse([]))
+  t.throws(() => injectSse(app, '/', { lastEventID: '5' } as never), { code: 'FST_SSE_INVALID_OPTION' })
+  t.throws(() => injectSse(app, '/', { lastEventId: 5 } as never), { code: 'FST_SSE_INVALID_OPTION' })
+})
+
+t.test('who waits for an event keeps the process alive, and nobody else does', async (t) => {
+  const timers = () => process.getActiveResourcesInfo().filter((name) => name === 'Timeout').length
+  const app = await start(t, (request, reply) => reply.sse(idleSource({ data: 1 }).source))
+  const events = injectSse(app, '/')
+  await events.next()
+  await turns()
+  const before = timers()
+  const waiting = events.next()
+  t.equal(timers(), before + 1)
+  await events.return()
+  await waiting
+  t.equal(timers(), before)
+})

@@ -49,6 +49,8 @@ async function complaints (document: object): Promise<unknown[]> {
 const handler = async (request: unknown, reply: FastifyReply) => reply.sse([])
 const Price = Type.Object({ symbol: Type.String(), price: Type.Number() })
 const ID = { id: { type: 'string' }, retry: { type: 'integer', minimum: 0 } }
+const PRICE = `JSON, as in ${JSON.stringify(Price)}`
+const MESSAGE = 'JSON, as in {"type":"integer"}'
 const STREAM = 'text/event-stream'
 
 t.test('events are documented as an OpenAPI 3.2 itemSchema, and as the items of an array', async (t) => {
@@ -61,11 +63,11 @@ t.test('events are documented as an OpenAPI 3.2 itemSchema, and as the items of 
           oneOf: [{
             type: 'object',
             required: ['event', 'data'],
-            properties: { event: { type: 'string', const: 'price' }, data: { type: 'string', description: 'JSON.' }, ...ID }
+            properties: { event: { type: 'string', const: 'price' }, data: { type: 'string', description: PRICE }, ...ID }
           }, {
             type: 'object',
             required: ['data'],
-            properties: { event: { type: 'string', const: 'message' }, data: { type: 'string', description: 'JSON.' }, ...ID }
+            properties: { event: { type: 'string', const: 'message' }, data: { type: 'string', description: MESSAGE }, ...ID }
           }]
         }
       },

@@ -106,22 +106,22 @@ t.test('the default is a minute', async (t) => {
   t.equal(asked, 2)
 })
 
-/** What is no yes: what it does, and what the log has of it. */
-const NOES: Record<string, [revalidate: () => unknown, err: RegExp | undefined]> = {
-  false: [() => false, undefined],
-  'a promise of false': [async () => false, undefined],
+/** What is no yes, and what the log has of it: with the end of the stream, or as an error of the application. */
+const NOES: Record<string, [revalidate: () => unknown, err?: RegExp | undefined, mistake?: RegExp]> = {
+  false: [() => false],
+  'a promise of false': [async () => false],
   'a throw': [() => { throw new Error('no such user') }, /^no such user$/],
   'a rejection': [async () => { throw new Error('no such user') }, /^no such user$/],
-  undefined: [() => undefined, /^revalidate must return true or false, got undefined$/],
-  'a promise of nothing': [async () => {}, /^revalidate must return true or false, got undefined$/],
-  null: [() => null, /^revalidate must return true or false, got null$/],
-  1: [() => 1, /^revalidate must return true or false, got the number 1$/],
-  'a text': [() => 'true', /^revalidate must return true or false, got the string "true"$/],
-  'a user': [() => ({ name: 'secret' }), /^revalidate must return true or false, got an object \(Object\)$/],
-  'a thenable of a user': [() => ({ then: (resolve: (value: object) => void) => resolve([]) }), /^revalidate must return true or false, got an array of 0$/]
+  undefined: [() => undefined, undefined, /revalidate must return true or false, got undefined$/],
+  'a promise of nothing': [async () => {}, undefined, /revalidate must return true or false, got undefined$/],
+  null: [() => null, undefined, /revalidate must return true or false, got null$/],
+  1: [() => 1, undefined, /revalidate must return true or false, got the number 1$/],
+  'a text': [() => 'true', undefined, /revalidate must return true or false, got the string "true"$/],
+  'a user': [() => ({ name: 'secret' }), undefined, /revalidate must return true or false, got an object \(Object\)$/],
+  'a thenable of a user': [() => ({ then: (resolve: (value: object) => void) => resolve([]) }), undefined, /revalidate must return true or false, got an array of 0$/]
 }
 
-for (const [name, [revalidate, err]] of Object.entries(NOES)) {
+for (const [name, [revalidate, err, mistake]] of Object.entries(NOES)) {
   t.test(`anything but true ends the stream as revoked: ${name}`, async (t) => {
     let asked = 0
     const { app, ends, lines } = await observe(t, {
@@ -147,7 +147,9 @@ for (const [name, [revalidate, err]] of Object.entries(NOES)) {
     if (err === undefined) t.equal(ends()[0]?.err, undefined)
     else t.match(ends()[0]?.err?.message, err)
     t.notMatch(JSON.stringify(lines), 'secret')
-    t.equal(lines.filter(({ level }) => level > INFO).length, 0, 'no warning, no error')
+    const errors = lines.filter(({ level }) => level > INFO)
+    t.equal(errors.length, mistake === undefined ? 0 : 1, 'an error only of what is no answer')
+    if (mistake !== undefined) t.match(errors[0], { level: 50, err: { code: 'FST_SSE_INVALID_OPTION', message: mistake } })
     await clock.tickAsync(10_000)
     t.equal(asked, 2, 'nobody asks after the end')
     t.equal(ends().length, 1)
@@ -159,7 +161,8 @@ t.test('no answer when the next is due is a no, whatever comes later', async (t)
     await t.test(`later: ${late}`, async (t) => {
       const answer = deferred<boolean>()
       let asked = 0
-      const { app, ends } = await observe(t, { revalidate: () => { asked++; return answer.promise }, revalidateEvery: 1_000 })
+      const revalidate = () => { asked++; return answer.promise }
+      const { app, ends, lines } = await observe(t, { revalidate, revalidateEvery: 1_000 })
       app.get('/', (_, reply) => reply.sse(idleSource({ data: 1 }).source))
       const port = await listen(app)
       const clock = ownClock(t)
@@ -177,7 +180,8 @@ t.test('no answer when the next is due is a no, whatever comes later', async (t)
       else if (late === 'a rejection') answer.reject(new Error('too late'))
       await clock.tickAsync(5_000)
       await until(() => ends().length > 0)
-      t.match(ends(), [{ level: INFO, err: { message: 'revalidate has not answered within 1000 ms' } }])
+      t.match(ends(), [{ level: INFO, err: undefined }])
+      t.match(lines.filter(({ level }) => level > INFO), [{ err: { message: /revalidate has not answered within 1000 ms$/ } }])
       t.equal(asked, 1, 'two are never under way')
       t.same(app.sse.stats().closed, { ...createStats().closed, revoked: 1 })
     })

@@ -1,7 +1,7 @@
 /** The options of channels, subscriptions and runs: what they mean, their defaults, and which values they can have. */
 import type { History } from '../broker.ts'
 import {
-  atLeastOne, checkOptions, isBoolean, isFunction, isInvalidEventPolicy, milliseconds, off, type Check
+  atLeastOne, checkOptions, isBoolean, isFunction, isInvalidEventPolicy, isObject, isSignal, milliseconds, off, type Check
 } from '../checks.ts'
 import { describe } from '../describe.ts'
 import { InvalidLastEventId, InvalidOption } from '../errors.ts'
@@ -106,8 +106,6 @@ const HISTORY_CHECKS: Record<keyof History, Check> = {
   age: off((value) => atLeastOne(value) && 'an integer of milliseconds >= 1')
 }
 
-const isObject: Check = (value) => typeof value === 'object' && value !== null ? undefined : 'an object'
-
 const CHANNEL_CHECKS: Record<keyof ChannelOptions, Check> = {
   events: isObject,
   history: isObject,
@@ -131,7 +129,7 @@ const RUN_CHECKS: Record<keyof RunOptions, Check> = {
 const SUBSCRIBE_CHECKS: Record<string, Check> = {
   after: (value) => typeof value === 'string' ? undefined : "an event's ID or 'earliest'",
   filter: isFunction,
-  signal: (value) => value instanceof AbortSignal ? undefined : 'an AbortSignal'
+  signal: isSignal
 }
 
 /** @throws {InvalidOption} */

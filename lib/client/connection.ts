@@ -1,7 +1,7 @@
 /** One request of a client, from its head to how it ends. Whether another follows is not known here. */
 import type { Check, Received } from './events.ts'
-import { FINISHED_ID } from '../finite.ts'
 import { SseError } from './error.ts'
+import { FINISHED_ID } from './finished-id.ts'
 import { Parser } from './parser.ts'
 import { isInternal, receive } from './receive.ts'
 
@@ -36,9 +36,11 @@ const TRANSIENT = [408, 425, 429, 500, 502, 503, 504]
  * @throws SSE_REFUSED, SSE_INVALID_DATA
  */
 export async function * connect (session: Session, request: () => Promise<Response>): Events {
+  // What it throws at once is a mistake of the caller's, and no connection that fails.
+  const answer = request()
   let response: Response
   try {
-    response = await request()
+    response = await answer
   } catch (error) {
     return { error }
   }
@@ -46,7 +48,7 @@ export async function * connect (session: Session, request: () => Promise<Respon
   if (status === 204) return undefined
   const type = headers.get('content-type')
   if (status === 200 && /^text\/event-stream *(;|$)/i.test(type ?? '')) return yield * read(session, body)
-  const error = new SseError('SSE_REFUSED', `expected an event stream, got ${status} ${type}`, { response })
+  const error = new SseError('SSE_REFUSED', `${response.url} is no event stream, but ${status} ${type ?? 'without content-type'}`, { response })
   if (!TRANSIENT.includes(status)) throw error
   body?.cancel().catch(noop)
   // It may be a date, too: then the client comes back as ever.

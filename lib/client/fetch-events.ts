@@ -10,6 +10,8 @@ export interface FetchEventsOptions<Events> extends RequestInit {
   lastEventId?: string | undefined
   /** Default: nothing is checked. */
   check?: Check<Events> | undefined
+  /** Told that the client comes back: in `ms`, after `error` (undefined: the stream has ended in good order). */
+  onReconnect?: ((event: { error: unknown, ms: number }) => void) | undefined
   /** Another implementation. Default: the global one. */
   fetch?: ((url: string | URL, init: RequestInit) => Promise<Response>) | undefined
 }
@@ -30,8 +32,9 @@ const DEFAULTS = { cache: 'no-store' }
  * `return()`, which aborts the request at once. A request that is neither GET nor HEAD is only repeated from a last event
  * ID on, and never if its body is a stream. Nothing is sent before the first `next()`, and no chunk is read before the
  * events of the last one are taken.
- * @throws (its `next`) SSE_REFUSED, SSE_INVALID_DATA; the signal's reason; what `check` throws; a TypeError where `url` or
- *   an option is none that `fetch` takes; where the request is not to be repeated, what has broken it
+ * @throws (its `next`) SSE_REFUSED, SSE_INVALID_DATA; the signal's reason; what `check` and `onReconnect` throw, and what
+ *   `fetch` throws at once; a TypeError where `url` or an option is none that the global `fetch` takes; where the request is
+ *   not to be repeated, what has broken it
  */
 export function fetchEvents<Events extends Record<string, object> | undefined = undefined> (
   url: string | URL, options: FetchEventsOptions<Events> = {}
@@ -40,22 +43,26 @@ export function fetchEvents<Events extends Record<string, object> | undefined = 
 }
 
 async function * reconnect (
-  url: string | URL, { lastEventId = '', check, fetch, ...init }: FetchEventsOptions<undefined>, signal: AbortSignal
+  url: string | URL, { lastEventId = '', check, onReconnect, fetch, ...init }: FetchEventsOptions<undefined>,
+  signal: AbortSignal
 ): AsyncGenerator<Received<string, unknown>, undefined> {
   signal.throwIfAborted()
-  // A URL that is none would fail like a server that is away, and be asked for ever: so it is looked at before.
-  const { method = 'GET' } = fetch === undefined ? new Request(url, { ...init, body: null }) : init
+  const isStream = init.body instanceof ReadableStream
+  // A mistake would fail like a server that is away, and be asked for ever: so it is looked at before.
+  const { method = 'GET' } = fetch ? init : new Request(url, isStream ? { ...init, body: null } : init)
   const send = fetch ?? globalThis.fetch
   const session: Session = { check, signal, id: lastEventId, retry: undefined, waits: 0 }
   for (;;) {
     const ending = yield * connect(session, () => send(url, withHeaders(init, session)))
     signal.throwIfAborted()
     if (ending === undefined) return
-    if (!/^(get|head)$/i.test(method) && (session.id === '' || init.body instanceof ReadableStream)) {
+    if (!/^(get|head)$/i.test(method) && (session.id === '' || isStream)) {
       if ('error' in ending) throw ending.error
       return
     }
-    await sleep(ending.after ?? session.retry ?? backOff(session.waits++), signal)
+    const ms = ending.after ?? session.retry ?? backOff(session.waits++)
+    onReconnect?.({ error: ending.error, ms })
+    await sleep(ms, signal)
     signal.throwIfAborted()
   }
 }

@@ -3,6 +3,7 @@ import { createParser } from 'eventsource-parser'
 import type { FastifyInstance, InjectOptions } from 'fastify'
 import type { OutgoingHttpHeaders, ServerResponse } from 'node:http'
 import type { Readable } from 'node:stream'
+import { checkOptions, isObject, isSignal, isString, LONGEST_TIMER, type Check } from '../checks.ts'
 import type { EventIterator, Received } from '../client/events.ts'
 import { toHeader } from '../client/header.ts'
 import { abortable } from '../client/iteration.ts'
@@ -37,6 +38,8 @@ interface Answer extends InjectedHead {
   readonly closed: Promise<void>
 }
 
+const CHECKS: Record<keyof InjectSseOptions<unknown>, Check> = { lastEventId: isString, signal: isSignal, events: isObject }
+
 /** Characters of an answer that is no event stream, in the message of the error. */
 const SHOWN = 1_000
 
@@ -47,13 +50,16 @@ const SHOWN = 1_000
  * holds for the reader; and the parser does not tell of an ID that comes without data, so `id` is that of the last event.
  * @param app waited for until it is ready
  * @param request a URL, or what `app.inject` takes
- * @throws (its `next`) where the answer is no event stream, with its status and body; the signal's reason; what `inject`
- *   rejects with, or breaks the stream off with
+ * A `next` that waits keeps the process alive, as a socket would.
+ * @throws FST_SSE_INVALID_OPTION; (its `next`) where the answer is no event stream, with its status and body; where it is
+ *   compressed; the signal's reason; what `inject` rejects with, or breaks the stream off with
  */
 export function injectSse<Events extends Record<string, object> | undefined = undefined> (
   app: Pick<FastifyInstance, 'inject'>, request: string | Omit<InjectOptions, 'payloadAsStream' | 'signal'>,
-  { lastEventId = '', signal }: InjectSseOptions<Events> = {}
+  options: InjectSseOptions<Events> = {}
 ): InjectedEvents<Events> {
+  checkOptions(options, CHECKS, 'injectSse')
+  const { lastEventId = '', signal } = options
   let answer!: Promise<Answer>
   const events = abortable<Events>(signal, (controller) => {
     answer = send(app, typeof request === 'string' ? { url: request } : request, lastEventId, controller.signal)
@@ -62,9 +68,10 @@ export function injectSse<Events extends Record<string, object> | undefined = un
   const response = answer.then(({ statusCode, headers }) => ({ statusCode, headers }))
   // Who does not ask for the head learns of a failure by the iteration.
   response.catch(noop)
-  const goAway = events.return
+  const { next, return: goAway } = events
   return Object.assign(events, {
     response,
+    next: () => keepAlive(next()),
     async return () {
       const result = await goAway()
       await answer.then(({ closed }) => closed, noop)
@@ -83,16 +90,22 @@ async function send (
   const cut = new AbortController()
   const abort = () => cut.abort()
   signal.addEventListener('abort', abort)
-  try {
-    const response = await app.inject({ ...request, headers, signal: cut.signal, payloadAsStream: true })
-    // It is told of the abort, too, whether or not it is being read.
-    const body = response.stream().on('error', noop)
-    return { statusCode: response.statusCode, headers: response.headers, body, closed: closeOf(response.raw.res) }
-  } catch (error) {
-    // An abort that comes after this would be an error that nobody can catch.
-    signal.removeEventListener('abort', abort)
-    throw error
+  // An abort that comes after the head would be an error that Fastify logs; after a failure, one that nobody can catch.
+  const response = await app.inject({ ...request, headers, signal: cut.signal, payloadAsStream: true })
+    .finally(() => signal.removeEventListener('abort', abort))
+  const body = response.stream().on('error', noop)
+  function goAway () {
+    response.raw.res.destroy()
+    body.destroy()
   }
+  if (signal.aborted) goAway()
+  else signal.addEventListener('abort', goAway)
+  return { statusCode: response.statusCode, headers: response.headers, body, closed: closeOf(response.raw.res) }
+}
+
+function keepAlive<T> (pending: Promise<T>): Promise<T> {
+  const timer = setInterval(noop, LONGEST_TIMER)
+  return pending.finally(() => clearInterval(timer))
 }
 
 async function closeOf (response: ServerResponse): Promise<void> {
@@ -109,9 +122,10 @@ async function * read (
     if (!/^text\/event-stream *(;|$)/i.test(type)) {
       throw new Error(`expected an event stream, got ${statusCode} ${type}: ${await beginningOf(body)}`)
     }
+    const { 'content-encoding': coding } = headers
+    if (coding !== undefined) throw new Error(`the event stream is compressed (${coding}): ask without accept-encoding`)
     yield * parse(body, id, controller.signal)
   } finally {
-    // To destroy the body alone is nothing that the server is told of.
     controller.abort()
   }
 }
@@ -133,6 +147,7 @@ async function * parse (body: Readable, id: string, signal: AbortSignal): AsyncG
       signal.throwIfAborted()
     }
   }
+  signal.throwIfAborted()
 }
 
 async function beginningOf (body: Readable): Promise<string> {
