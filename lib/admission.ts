@@ -17,7 +17,8 @@ const ROOM: Place = { leave () {} }
 /** Why there is none. */
 export interface Refusal {
   refused: RefusalReason
-  error: Error
+  /** For those who are told. */
+  error: () => Error
 }
 
 type Limits = Pick<SseOptions, 'maxConnections' | 'maxConnectionsPerClient' | 'clientKey'>
@@ -42,10 +43,10 @@ export class Admission {
    */
   enter (request: FastifyRequest): Place | Refusal {
     if (this.#most === Infinity && this.#mostPerClient === Infinity) return ROOM
-    if (this.#taken >= this.#most) return { refused: 'max-connections', error: new TooManyConnections() }
+    if (this.#taken >= this.#most) return { refused: 'max-connections', error: () => new TooManyConnections() }
     const client = this.#mostPerClient === Infinity ? undefined : this.#keyOf(request)
     const taken = this.#clients.get(client) ?? 0
-    if (client !== undefined && taken >= this.#mostPerClient) return { refused: 'max-connections-per-client', error: new TooManyConnectionsPerClient() }
+    if (client !== undefined && taken >= this.#mostPerClient) return { refused: 'max-connections-per-client', error: () => new TooManyConnectionsPerClient() }
     if (client !== undefined) this.#clients.set(client, taken + 1)
     this.#taken++
     return { leave: () => this.#leave(client) }

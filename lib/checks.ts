@@ -1,14 +1,12 @@
 /** Which values options can have, in words for those who gave another. */
 import type { Broker } from './broker.ts'
 import { describe } from './describe.ts'
+import { LONGEST_TIMER } from './durations.ts'
 import { InvalidOption } from './errors.ts'
 import type { MetricsRegistry } from './metrics.ts'
 
 /** Says what was expected instead of a value; undefined where the value is right. */
 export type Check = (value: unknown) => string | undefined
-
-/** Of Node's timers, in ms. */
-export const LONGEST_TIMER = 2_147_483_647
 
 /** The same, or off. */
 export function off (check: Check): Check {

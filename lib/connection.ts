@@ -5,7 +5,8 @@
 import type { FastifyRequest } from 'fastify'
 import { AsyncResource } from 'node:async_hooks'
 import type { Place } from './admission.ts'
-import { Coder, compressTo, type Codable, type Coding } from './coding.ts'
+import type { Coding } from './coding.ts'
+import { compressTo } from './compressor.ts'
 import { describe } from './describe.ts'
 import type { SseConnection } from './diagnostics.ts'
 import { draw } from './durations.ts'
@@ -14,6 +15,7 @@ import { KEEP_ALIVE, retryFrame } from './frame.ts'
 import { Lifetime } from './lifetime.ts'
 import type { Failure } from './log.ts'
 import type { ResolvedOptions } from './options.ts'
+import { Pieces, type Shareable } from './pieces.ts'
 import type { Happening, Reporter } from './reporter.ts'
 import { closeAfter, destroyConnection, emitFinish, isGone, onceGone, type RawResponse } from './response.ts'
 import type { EndReason } from './stats.ts'
@@ -50,6 +52,8 @@ export class Connection implements SseConnection {
   events = 0
   /** Why the stream has ended; undefined while it is open. */
   reason: EndReason | undefined
+  /** Headers that were set for it, and go with it where another answer takes its place. */
+  readonly headers: string[] = []
   /** Whether the head may be out, so that a failure can no longer be answered with a status of its own. */
   handedOver = false
 
@@ -59,7 +63,7 @@ export class Connection implements SseConnection {
   readonly #writer: Writer
   #place: Place | undefined
   readonly #lifetime: Lifetime
-  #codesPieces = false
+  #hasPieces = false
   #failure: Failure | undefined
   #endResponse: () => void = noop
   #onEnd: () => void = noop
@@ -88,11 +92,13 @@ export class Connection implements SseConnection {
   }
 
   /**
-   * Says what to let go of when the stream ends. It runs in the async context of its request, whoever ends the stream:
+   * Says what to let go of when the stream ends, or has. It runs in the async context of its request, whoever ends the stream:
    * a timer that serves many requests, say.
    */
   onEnd (callback: () => void): void {
-    this.#onEnd = AsyncResource.bind(callback)
+    // Somebody who was told that it is open may have ended it at once.
+    if (this.reason === undefined) this.#onEnd = AsyncResource.bind(callback)
+    else callback()
   }
 
   /**
@@ -102,27 +108,28 @@ export class Connection implements SseConnection {
   handOver (destination: Destination, endResponse: () => void): void {
     this.handedOver = true
     this.#endResponse = endResponse
-    if (this.coding === undefined || this.#codesPieces) this.#writer.open(destination)
-    else this.#compress(this.coding, destination)
+    const head = destination === this.#response
+    if (this.coding !== undefined && !this.#hasPieces) this.#compress(this.coding, destination, head)
+    else this.#writer.open(destination, { head, counts: true })
   }
 
-  /** Its events are for others too, and are coded piece by piece. Said before anything is written. */
-  codePieces (): void {
+  /** Its events are for others too, and are compressed piece by piece. Said before anything is written. */
+  compressPieces (): void {
     if (this.coding === undefined) return
-    this.#codesPieces = true
-    this.#writer.encodeWith(new Coder(this.coding))
+    this.#hasPieces = true
+    this.#writer.compressWith(new Pieces(this.coding))
   }
 
   /** Its events are for this client alone. */
-  #compress (coding: Coding, destination: Destination): void {
+  #compress (coding: Coding, destination: Destination, head: boolean): void {
     const compressor = compressTo(coding, destination as Destination & NodeJS.WritableStream, {
       count: (bytes) => this.#writer.count(bytes),
       onEnd: this.#endResponse,
       onError: () => this.#writer.destroy()
     })
-    onceGone(this.#response, () => compressor.destroy())
+    this.onceGone(() => compressor.destroy())
     this.#endResponse = () => compressor.end()
-    this.#writer.open(compressor, true)
+    this.#writer.open(compressor, { head, counts: false })
   }
 
   /** Takes text that is no event of the source's. */
@@ -154,11 +161,11 @@ export class Connection implements SseConnection {
    * Takes the bytes of some events, which other connections may share. They are taken even while the client is behind,
    * so whoever writes then keeps an eye on `unsent`. False: make a pause.
    */
-  writeEvents (bytes: Codable, count: number): boolean {
+  writeEvents (events: Shareable, count: number): boolean {
     if (this.reason !== undefined) return false
     this.events += count
     this.#shared.reporter.stats.events += count
-    return this.#writer.writeBytes(bytes)
+    return this.#writer.writeBytes(events)
   }
 
   /** Bytes that the socket has not taken. */

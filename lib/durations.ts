@@ -1,5 +1,8 @@
 /** Lengths of time of which each connection can have its own, so that not all come at once. */
 
+/** Of Node's timers, in ms. */
+export const LONGEST_TIMER = 2_147_483_647
+
 /** Milliseconds, or a range from which each connection draws its own. */
 export type Duration = number | { min: number, max: number }
 
@@ -18,5 +21,5 @@ const SPREAD = 1_000
 /** When a client that is sent away comes back: by its stream's `retry`, but never together with all others. */
 export function drawReturn (retry: Duration | undefined): number {
   if (typeof retry !== 'number') return draw(retry ?? RETURN)
-  return draw({ min: retry, max: retry + Math.max(retry, SPREAD) })
+  return draw({ min: retry, max: Math.min(retry + Math.max(retry, SPREAD), LONGEST_TIMER) })
 }

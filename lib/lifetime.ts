@@ -11,7 +11,7 @@ export class Lifetime {
   readonly #timer: NodeJS.Timeout | undefined
   readonly #revalidation: Revalidation | undefined
 
-  /** @param end called when it is over; perhaps twice, and perhaps after `stop`, as an answer may be on its way */
+  /** @param end called when it is over, for either reason */
   constructor (request: FastifyRequest, { maxDuration, revalidate, revalidateEvery }: ResolvedOptions, end: End) {
     if (maxDuration !== false) this.#timer = setTimeout(() => end('max-duration'), draw(maxDuration)).unref()
     if (revalidate !== false) {

@@ -59,20 +59,20 @@ export function documentStreams (schema: Schema = {}, { events, shared, lastEven
   const { querystring } = schema
   return {
     ...schema,
-    headers: addParameter(schema.headers, 'Last-Event-ID', LAST_EVENT_ID),
+    headers: addParameter(schema.headers, 'Last-Event-ID', LAST_EVENT_ID, (each) => each.toLowerCase() === 'last-event-id'),
     querystring: lastEventIdQuery === false ? querystring : addParameter(querystring, lastEventIdQuery, LAST_EVENT_ID_QUERY),
     response: addResponses(schema, events ?? {}, shared)
   }
 }
 
-function addParameter (theirs: unknown, name: string, parameter: Schema): unknown {
+/** @param isSame whether a name that the route has declared is this one */
+function addParameter (theirs: unknown, name: string, parameter: Schema, isSame = (each: string) => each === name): unknown {
   const ours = { type: 'object', properties: { [name]: parameter } }
   if (theirs === undefined) return ours
   if (!isPlain(theirs)) return theirs
   const { properties } = theirs
   if (isSchema(properties)) {
-    const declared = Object.keys(properties).some((each) => each.toLowerCase() === name.toLowerCase())
-    return declared ? theirs : { ...theirs, properties: { ...properties, ...ours.properties } }
+    return Object.keys(properties).some(isSame) ? theirs : { ...theirs, properties: { ...properties, ...ours.properties } }
   }
   const isComposed = ['$ref', 'allOf', 'anyOf', 'oneOf'].some((keyword) => theirs[keyword] !== undefined)
   // Of two declarations of one parameter @fastify/swagger takes the last.
@@ -84,7 +84,7 @@ function addResponses ({ response, produces }: Schema, events: Schemas, shared: 
   const declared = Object.keys(theirs).map((status) => status.toLowerCase())
   const others = Object.entries(OTHER_RESPONSES).filter(([status]) =>
     ![status, `${status[0]}xx`, ...status < '400' ? [] : ['default']].some((each) => declared.includes(each)))
-  return { ...theirs, 200: addStream(theirs[200], produces, events, shared), ...Object.fromEntries(others) }
+  return { ...theirs, 200: addStream(theirs[200] ?? theirs['2xx'] ?? theirs['2XX'], produces, events, shared), ...Object.fromEntries(others) }
 }
 
 function addStream (theirs: unknown, produces: unknown, events: Schemas, shared: Schemas): unknown {

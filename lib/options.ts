@@ -6,6 +6,7 @@ import {
   milliseconds, off, type Check
 } from './checks.ts'
 import type { Duration } from './durations.ts'
+import { InvalidOption } from './errors.ts'
 import type { SseEvent } from './event.ts'
 import type { MetricsRegistry } from './metrics.ts'
 
@@ -157,6 +158,9 @@ export function checkPluginOptions (options: SseOptions): void {
   // Fastify adds options of its own to what a plugin is registered with.
   const { prefix, logLevel, logSerializers, ...own } = options as SseOptions & Record<'prefix' | 'logLevel' | 'logSerializers', unknown>
   checkOptions(own, PLUGIN_CHECKS, 'the plugin')
+  if (own.clientKey !== undefined && own.maxConnectionsPerClient === undefined) {
+    throw new InvalidOption("'clientKey' of the plugin needs 'maxConnectionsPerClient', or it is never called")
+  }
 }
 
 /**

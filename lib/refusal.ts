@@ -14,19 +14,20 @@ import type { RefusalReason } from './stats.ts'
  * back; whoever else asks gets the status of the error, and `retry-after`.
  */
 export function refuse (
-  { reporter }: { reporter: Reporter }, reply: FastifyReply, { retry }: ResolvedOptions, reason: RefusalReason, error: Error
+  { reporter }: { reporter: Reporter }, reply: FastifyReply, { retry }: ResolvedOptions, reason: RefusalReason,
+  error: () => Error
 ): void {
   const { request } = reply
   reporter.refused(request, reason)
   const ms = drawReturn(retry)
   if (isEventSource(request)) {
     // Of this error Fastify's handler tells nobody.
-    if (reason === 'broker-away') logError(reply.log, 'warn', error, 'event stream refused')
+    if (reason === 'broker-away') logError(reply.log, 'warn', error(), 'event stream refused')
     else logFacts(reply.log, 'info', { sse: { refused: reason } }, 'event stream refused')
     setDefaultHeaders(reply)
     reply.send(retryLine(ms))
   } else {
-    reply.header('retry-after', Math.ceil(ms / 1_000)).send(error)
+    reply.header('retry-after', Math.ceil(ms / 1_000)).send(error())
   }
 }
 

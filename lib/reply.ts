@@ -43,7 +43,7 @@ export function createReplySse (plugin: Plugin) {
     const connection = new Connection(reply.request, reply.raw, plugin, { ...settings, place })
     const feed = new Feed(connection, payloads)
     startStream(reply, connection, produce(connection, feed), feed, (error) => {
-      if (isAway(error)) refuse(plugin, reply, options, 'broker-away', error)
+      if (isAway(error)) refuse(plugin, reply, options, 'broker-away', () => error)
       else reply.send(asError(error))
     })
     return reply
@@ -97,7 +97,7 @@ function admit (
   // "Clients will reconnect if the connection is closed; a client can be told to stop reconnecting using the HTTP 204
   // No Content response code." A shared cache must not tell others.
   if (lastEventId.is === 'finished') return () => { reply.code(204).header('cache-control', 'no-store').send() }
-  if (plugin.closing) return () => refuse(plugin, reply, options, 'shutdown', new ShuttingDown())
+  if (plugin.closing) return () => refuse(plugin, reply, options, 'shutdown', () => new ShuttingDown())
   if (reply.request.method === 'HEAD') return () => sendHead(reply)
   const place = plugin.admission.enter(reply.request)
   if (!('refused' in place)) return place
@@ -139,7 +139,7 @@ function openSubscription (subscription: Subscription, payloads: Payloads | unde
   if (payloads !== undefined) checkTypes(subscription.types, payloads)
   return (connection, feed) => ({
     start () {
-      connection.codePieces()
+      connection.compressPieces()
       const forget = onAbort(subscription.signal, () => connection.end())
       if (connection.reason === undefined) return follow(subscription.read(lastEventId), connection, feed, forget)
     },

@@ -19,6 +19,7 @@ export class Revalidation {
   #timer: NodeJS.Timeout
   /** The last answer has not come yet. */
   #asking = false
+  #stopped = false
 
   constructor (request: FastifyRequest, revalidate: Revalidate, every: number, onRevoked: OnRevoked) {
     this.#request = request
@@ -30,6 +31,7 @@ export class Revalidation {
   }
 
   stop (): void {
+    this.#stopped = true
     clearTimeout(this.#timer)
   }
 
@@ -39,11 +41,23 @@ export class Revalidation {
 
   /** Only `true` is a yes: an answer that is forgotten, fails or never comes must not leave a client in. */
   #ask (): void {
-    if (this.#asking) return this.#complain(`has not answered within ${this.#every} ms`)
+    // After the event loop was blocked timers come first, then the answers that were waiting.
+    if (this.#asking) setImmediate(() => this.#isLate())
+    else this.#askNow()
+  }
+
+  #isLate (): void {
+    if (this.#stopped) return
+    if (this.#asking) this.#complain(`has not answered within ${this.#every} ms`)
+    else this.#askNow()
+  }
+
+  #askNow (): void {
     this.#asking = true
     this.#timer = this.#askAfter(this.#every)
     this.#answer().then((answer) => {
       this.#asking = false
+      if (this.#stopped) return
       if (answer === false) this.#revoke()
       else if (answer !== true) this.#complain(`must return true or false, got ${describe(answer)}`)
     }, (error: unknown) => this.#revoke({ error }))
@@ -60,6 +74,7 @@ export class Revalidation {
   }
 
   #revoke (failure?: Failure): void {
+    if (this.#stopped) return
     this.stop()
     this.#onRevoked(failure)
   }

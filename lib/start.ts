@@ -14,8 +14,8 @@ export const kStream = Symbol('fastify-typed-sse.stream')
 
 export type StreamReply = FastifyReply & { [kStream]: Connection | null }
 
-/** Only where the handler, or a hook, has not set them. */
-const DEFAULT_HEADERS = {
+/** Those that a stream has where the handler, or a hook, has not set others. */
+const DEFAULT_HEADERS: Record<string, string> = {
   'content-type': 'text/event-stream',
   // no-transform: a proxy that compresses would hold events back.
   'cache-control': 'no-cache, no-transform',
@@ -23,10 +23,11 @@ const DEFAULT_HEADERS = {
   'x-accel-buffering': 'no'
 }
 
-export function setDefaultHeaders (reply: FastifyReply): void {
-  for (const [name, value] of Object.entries(DEFAULT_HEADERS)) {
-    if (!reply.hasHeader(name)) reply.header(name, value)
-  }
+/** @returns the names of those that were not there */
+export function setDefaultHeaders (reply: FastifyReply): string[] {
+  const missing = Object.keys(DEFAULT_HEADERS).filter((name) => !reply.hasHeader(name))
+  for (const name of missing) reply.header(name, DEFAULT_HEADERS[name])
+  return missing
 }
 
 /** What fills a stream. */
@@ -72,20 +73,19 @@ function sendStream (
     fail(feed.early.error)
     return
   }
-  setDefaultHeaders(reply)
-  if (connection.coding !== undefined) reply.header('content-encoding', connection.coding)
+  connection.headers.push(...setDefaultHeaders(reply))
+  if (connection.coding !== undefined) {
+    connection.headers.push('content-encoding')
+    reply.header('content-encoding', connection.coding)
+  }
   send.call(reply, new Body(reply, connection, () => {
-    uncoverSend(reply)
-    if (feed.early === undefined) return undefined
-    // Fastify has passed the headers on already; the answer that comes instead is not coded.
-    if (connection.coding !== undefined) forgetCoding(reply)
+    if (feed.early === undefined) {
+      uncoverSend(reply)
+      return undefined
+    }
+    giveWay(reply)
     return asError(feed.early.error)
   }))
-}
-
-function forgetCoding (reply: StreamReply): void {
-  reply.removeHeader('content-encoding')
-  reply.raw.removeHeader('content-encoding')
 }
 
 /**
@@ -110,9 +110,15 @@ function uncoverSend (reply: StreamReply): void {
   delete (reply as { send?: unknown }).send
 }
 
-/** The reply is free for another answer, an event stream even (an error handler's, say). */
+/** The reply is free for another answer, an event stream even (an error handler's, say): nothing of this one is left. */
 function giveWay (reply: StreamReply): void {
   uncoverSend(reply)
-  reply[kStream]?.leavePlace()
+  const connection = reply[kStream]
   reply[kStream] = null
+  connection?.leavePlace()
+  for (const name of connection?.headers ?? []) {
+    reply.removeHeader(name)
+    // Fastify passes the headers on before it takes what is to be sent.
+    reply.raw.removeHeader(name)
+  }
 }

@@ -10,9 +10,9 @@
  * counting from there. When the shorter of `keepAlive` and `writeTimeout` has passed it takes a first look at whether
  * the client has read what was written; a second one, when the longer has passed.
  */
-import type { Codable, Coder } from './coding.ts'
 import { KEEP_ALIVE } from './frame.ts'
 import type { ResolvedOptions } from './options.ts'
+import type { Pieces, Shareable } from './pieces.ts'
 import { flushHead, type RawResponse } from './response.ts'
 import type { SseStats } from './stats.ts'
 import type { Line, Lines, Waiting } from './timeouts.ts'
@@ -51,10 +51,9 @@ export class Writer implements Waiting {
   readonly #lines: Lines
   readonly #stats: SseStats
   readonly #onStalled: () => void
-  /** Codes what is written; undefined: it goes out as it is. */
-  #coder: Coder | undefined
-  /** What is written is counted where it leaves the server: something in between makes other bytes of it. */
-  #countsElsewhere = false
+  /** Compresses what is written; undefined: it goes out as it is. */
+  #pieces: Pieces | undefined
+  #counts = true
   #destination: Destination | undefined
   #gathered = ''
   /** A flush is due at the end of this turn. */
@@ -79,23 +78,22 @@ export class Writer implements Waiting {
     this.#onStalled = onStalled
   }
 
-  /** From here on, before anything is written, all is coded. */
-  encodeWith (coder: Coder): void {
-    this.#coder = coder
-    this.#enqueue(coder.begin())
+  /** From here on, before anything is written, all is compressed. */
+  compressWith (pieces: Pieces): void {
+    this.#pieces = pieces
+    this.#enqueue(pieces.begin())
   }
 
   /**
-   * Sends the head and what has gathered; from here on, what is written goes out.
-   * @param compressor whether it is a compressor of this stream's own, before the response
+   * Sends what has gathered; from here on, what is written goes out.
+   * @param head whether the head of the response can go out by itself: an idle source must not delay the client's `open`
+   * @param counts false: something in between makes other bytes of it, and `count` is called with those
    */
-  open (destination: Destination, compressor = false): void {
+  open (destination: Destination, { head, counts }: { head: boolean, counts: boolean }): void {
     if (this.#closed) return
     this.#destination = destination
-    this.#countsElsewhere = compressor
-    // The head does not wait for the first event: an idle source must not delay the client's `open`.
-    const direct = destination === this.#response || compressor
-    if (this.#gathered === '' && direct && this.#done === undefined) flushHead(this.#response)
+    this.#counts = counts
+    if (head && this.#gathered === '' && this.#done === undefined) flushHead(this.#response)
     this.#flush()
   }
 
@@ -121,10 +119,10 @@ export class Writer implements Waiting {
   }
 
   /** Takes bytes, which are not copied: many writers may share them. False: make a pause, as with `write`. */
-  writeBytes (codable: Codable): boolean {
+  writeBytes (shareable: Shareable): boolean {
     if (this.#closed) return false
     this.#enqueueGathered()
-    this.#queue.push(this.#coder === undefined ? codable.bytes : this.#coder.shared(codable))
+    this.#queue.push(this.#pieces === undefined ? shareable.bytes : this.#pieces.shared(shareable))
     if (this.#destination === undefined) return this.unsent < GATHER
     this.#flush()
     return !this.behind
@@ -148,9 +146,9 @@ export class Writer implements Waiting {
    */
   writeLast (last: string, done: () => void): void {
     this.#gathered += last
-    if (this.#coder !== undefined && !this.#closed) {
+    if (this.#pieces !== undefined && !this.#closed) {
       this.#enqueueGathered()
-      this.#enqueue(this.#coder.end())
+      this.#enqueue(this.#pieces.end())
     }
     this.#done = done
     this.#wake()
@@ -215,7 +213,7 @@ export class Writer implements Waiting {
 
   #enqueueGathered (): void {
     if (this.#gathered === '') return
-    this.#queue.push(this.#coder === undefined ? Buffer.from(this.#gathered) : this.#coder.text(this.#gathered))
+    this.#queue.push(this.#pieces === undefined ? Buffer.from(this.#gathered) : this.#pieces.text(this.#gathered))
     this.#gathered = ''
   }
 
@@ -228,7 +226,7 @@ export class Writer implements Waiting {
     let goOn = true
     while (goOn && this.#queue.length > 0) {
       const slice = this.#nextSlice(this.#queue[0]!)
-      if (!this.#countsElsewhere) this.count(slice.length)
+      if (this.#counts) this.count(slice.length)
       goOn = destination.write(slice)
     }
     return goOn

@@ -3,6 +3,7 @@ import { EventSource } from 'eventsource'
 import fastify, { type FastifyInstance, type FastifyReply, type FastifyServerOptions } from 'fastify'
 import { execFileSync } from 'node:child_process'
 import diagnostics from 'node:diagnostics_channel'
+import { once } from 'node:events'
 import http2 from 'node:http2'
 import { Readable } from 'node:stream'
 import t, { type Test } from 'tap'
@@ -84,7 +85,8 @@ function watchPlaces (t: Test): { left: number }[] {
 }
 
 t.test('without limits nobody is refused, and nobody asks who is who', async (t) => {
-  for (const options of [{}, { maxConnections: false, maxConnectionsPerClient: false }, { maxConnections: 30 }] as const) {
+  const none = { maxConnections: false, maxConnectionsPerClient: false } as const
+  for (const options of [none, { maxConnectionsPerClient: false, maxConnections: 30 }] as const) {
     let asked = 0
     const app = await createApp(t, { ...options, clientKey: () => { asked++; return 1 } })
     app.get('/', (_, reply) => idle(reply))
@@ -930,4 +932,45 @@ t.test('ten thousand clients that break off at any moment leave all the room the
   clients[229]!.destroy()
   await until(() => closed.count === opened + 2)
   t.same(await statuses(t, port, '/', 'a', 'b'), [429, 200])
+})
+
+t.test('a clientKey that would never be called is refused at registration', async (t) => {
+  for (const options of [{}, { maxConnections: 5 }, { maxConnectionsPerClient: undefined }]) {
+    const app = fastify()
+    t.after(() => app.close())
+    await t.rejects(async () => app.register(sse, { ...options, clientKey: () => 1 }), {
+      code: 'FST_SSE_INVALID_OPTION', message: /'clientKey' of the plugin needs 'maxConnectionsPerClient'/
+    })
+  }
+})
+
+t.test('HTTP/2: a stream that was ended, but is not read, gives its place back after writeTimeout; a replaced one at once', async (t) => {
+  const app = await createApp(t, { maxConnections: 5, writeTimeout: 200 }, { http2: true } as FastifyServerOptions)
+  app.get('/done', (_, reply) => reply.sse([{ data: 1 }]))
+  app.get('/throws', (_, reply) => {
+    reply.sse(idleSource().source)
+    throw new Error('no')
+  })
+  const port = await listen(app)
+  const statuses = () => {
+    const session = http2.connect(`http://127.0.0.1:${port}`)
+    t.after(() => session.destroy())
+    return Promise.all(Array.from({ length: 5 }, async () => {
+      const [headers] = await once(session.request({ ':path': '/done' }).resume(), 'response')
+      return headers[':status']
+    }))
+  }
+  for (const [path, reason] of [['/throws', 'superseded'], ['/done', 'source-done']] as const) {
+    const session = http2.connect(`http://127.0.0.1:${port}`, { settings: { initialWindowSize: 0 } })
+    session.on('error', () => {})
+    t.after(() => session.destroy())
+    const before = app.sse.stats().closed[reason]
+    const streams = Array.from({ length: 5 }, () => session.request({ ':path': path }).on('error', () => {}))
+    await until(() => app.sse.stats().closed[reason] >= before + 5)
+    for (const stream of streams) stream.close(http2.constants.NGHTTP2_NO_ERROR)
+    if (path === '/done') t.same(await statuses(), [503, 503, 503, 503, 503], 'it is not over')
+    let given = await statuses()
+    while (path === '/done' && given.includes(503)) given = await statuses()
+    t.same(given, [200, 200, 200, 200, 200], path)
+  }
 })

@@ -5,11 +5,13 @@ import fc from 'fast-check'
 import fastify from 'fastify'
 import http from 'node:http'
 import http2 from 'node:http2'
+import { PassThrough, Readable } from 'node:stream'
 import zlib from 'node:zlib'
 import t, { type Test } from 'tap'
 import sse from '../index.ts'
-import { Coder, CODINGS, encode } from '../lib/coding.ts'
-import { connect, createApp, deferred, idleSource, listen, until } from './helpers.ts'
+import { CODINGS, type Coding } from '../lib/coding.ts'
+import { compressPiece, Pieces, storePiece } from '../lib/pieces.ts'
+import { connect, createApp, deferred, idleSource, listen, turns, until } from './helpers.ts'
 
 /** Node has them since 22.15. */
 const { createZstdDecompress, zstdDecompressSync } = zlib as typeof zlib & {
@@ -18,6 +20,19 @@ const { createZstdDecompress, zstdDecompressSync } = zlib as typeof zlib & {
 }
 
 const TEXT = 'the quick brown fox jumps over the lazy dog, '.repeat(10)
+
+/** Zstd frames, of which Node decodes one at a time. No test has their magic number in its text. */
+function framesOf (stream: Buffer): Buffer[] {
+  const magic = Buffer.from([0x28, 0xb5, 0x2f, 0xfd])
+  const frames: Buffer[] = []
+  for (let at = 0; at < stream.length;) {
+    const next = stream.indexOf(magic, at + 4)
+    const end = next === -1 ? stream.length : next
+    frames.push(stream.subarray(at, end))
+    at = end
+  }
+  return frames
+}
 
 /** A client that decodes as it reads, and keeps what it has decoded so far. */
 function read (t: Test, port: number, path: string, acceptEncoding = 'gzip', headers: http.OutgoingHttpHeaders = {}) {
@@ -94,7 +109,7 @@ t.test('a handler: each event is there before the next is made, and what was bef
     await until(() => client.ended)
     t.equal(client.text, EVENTS.map(({ event, data }) => `event: ${event}\ndata: ${JSON.stringify(data)}\n\n`).join(''))
     t.equal(client.error, undefined, 'with a right checksum')
-    const alone = encode(coding, Buffer.from(JSON.stringify(EVENTS[0]))).length * EVENTS.length
+    const alone = compressPiece(coding, Buffer.from(JSON.stringify(EVENTS[0]))).length * EVENTS.length
     t.ok(client.bytes < alone / 2, `${coding}: ${client.bytes} bytes, where each event by itself would have made ${alone}`)
   }
   await until(() => app.sse.stats().open === 0)
@@ -179,14 +194,15 @@ t.test('vary is added to what is there', async (t) => {
 t.test('an event is compressed once, however many read it, live or later, alone or with others', async (t) => {
   const app = await createApp(t)
   const channel = app.sse.channel('a', { compress: true })
-  const other = app.sse.channel('b', { compress: true })
+  const others = Array.from({ length: 9 }, (_, n) => app.sse.channel(`other ${n}`, { compress: true }))
   app.get('/', async (request, reply) => reply.sse(channel))
-  app.get('/both', async (request, reply) => reply.sse(app.sse.subscribe([channel, other])))
+  // With an ID for each stream, which is longer than what is worth compressing.
+  app.get('/both', async (request, reply) => reply.sse(app.sse.subscribe([channel, ...others])))
   const port = await listen(app)
   const deflated: Buffer[] = []
   const { deflateRawSync } = zlib
   zlib.deflateRawSync = (bytes, options) => {
-    if (String(bytes).includes('brown fox')) deflated.push(bytes as Buffer)
+    deflated.push(bytes as Buffer)
     return deflateRawSync(bytes, options)
   }
   t.after(() => { zlib.deflateRawSync = deflateRawSync })
@@ -196,7 +212,8 @@ t.test('an event is compressed once, however many read it, live or later, alone 
   for (const event of EVENTS) await channel.publish(event)
   clients.push(read(t, port, '/', 'gzip', { 'last-event-id': start }))
   for (const client of clients) await until(() => client.text.endsWith(`data: ${JSON.stringify(EVENTS.at(-1)!.data)}\n\n`))
-  t.equal(deflated.length, EVENTS.length)
+  t.equal(deflated.filter((bytes) => String(bytes).includes('brown fox')).length, EVENTS.length)
+  t.ok(deflated.length - EVENTS.length <= clients.length, `${deflated.length} in all: positions are told once for each stream`)
   const dataOf = (text: string) => text.split('\n').filter((line) => line.startsWith('data: {"n"'))
   for (const client of clients) t.same(dataOf(client.text), dataOf(clients[0]!.text))
   t.equal(dataOf(clients[0]!.text).length, EVENTS.length)
@@ -330,14 +347,100 @@ t.test('pieces in any order, short and long, make one stream', async (t) => {
   const piece = fc.oneof(fc.string({ unit: 'binary' }), fc.constantFrom(':\n\n', 'x'.repeat(63), 'x'.repeat(64), TEXT.repeat(500)))
   const stretch = fc.array(fc.record({ text: piece, shared: fc.boolean() }))
   fc.assert(fc.property(fc.constantFrom(...CODINGS), stretch, (coding, pieces) => {
-    const coder = new Coder(coding)
-    const coded = pieces.map(({ text, shared }) => {
+    const put = new Pieces(coding)
+    const compressed = pieces.map(({ text, shared }) => {
       const bytes = Buffer.from(text)
-      return shared ? coder.shared({ bytes, coded: (coding) => encode(coding, bytes) }) : coder.text(text)
+      const compress = (coding: Coding) => bytes.length < 1_000 ? storePiece(coding, bytes) : compressPiece(coding, bytes)
+      return shared ? put.shared({ bytes, compressed: compress }) : put.text(text)
     })
-    const stream = Buffer.concat([coder.begin(), ...coded, coder.end()])
-    // Node decodes one frame at a time.
-    const decoded = coding === 'gzip' ? zlib.gunzipSync(stream) : Buffer.concat(coded.map((frame) => zstdDecompressSync(frame)))
+    const stream = Buffer.concat([put.begin(), ...compressed, put.end()])
+    const decoded = coding === 'gzip' ? zlib.gunzipSync(stream) : Buffer.concat(framesOf(stream).map((frame) => zstdDecompressSync(frame)))
     t.ok(decoded.equals(Buffer.from(pieces.map(({ text }) => text).join(''))))
   }), { numRuns: 50 })
+})
+
+t.test('what is retained compressed takes the memory of its bytes, and not of the chunk that it was made in', async (t) => {
+  for (const coding of CODINGS) {
+    for (const text of ['x'.repeat(1_000), TEXT]) {
+      const piece = compressPiece(coding, Buffer.from(text))
+      t.ok(piece.buffer.byteLength <= 8_192 || piece.buffer.byteLength === piece.length, `${piece.length} bytes of ${piece.buffer.byteLength}`)
+    }
+  }
+})
+
+t.test('a hook that puts a stream before the response gets compressed bytes, and the head has its headers', async (t) => {
+  const app = await createApp(t, { compress: true })
+  app.addHook('onSend', async (request, reply, payload) => (payload as Readable).pipe(new PassThrough()))
+  const channel = app.sse.channel('c')
+  app.get('/own', async (request, reply) => reply.header('x-mine', '1').sse([{ data: 1 }]))
+  app.get('/idle', async (request, reply) => reply.header('x-mine', '1').sse(idleSource().source, { keepAlive: 20 }))
+  app.get('/channel', async (request, reply) => reply.header('x-mine', '1').sse(channel.subscribe({ after: 'earliest' })))
+  await channel.publish({ data: 1 })
+  const port = await listen(app)
+  for (const [path, text] of [['/own', 'data: 1\n\n'], ['/idle', ':\n\n'], ['/channel', 'data: 1\n\n']] as const) {
+    const client = read(t, port, path)
+    await until(() => client.text.includes(text), () => path)
+    t.match(client.headers, { 'x-mine': '1', 'content-type': 'text/event-stream', 'content-encoding': 'gzip' })
+    client.destroy()
+  }
+})
+
+t.test('an answer that takes the place of a compressed stream has none of its headers', async (t) => {
+  for (const answer of ['throws', 'answers']) {
+    const app = await createApp(t, { compress: true })
+    app.addHook('onSend', async (request, reply, payload) => {
+      if (typeof payload === 'string') return payload
+      if (answer === 'throws') throw new Error('no')
+      reply.send({ answer: 42 })
+    })
+    const channel = app.sse.channel('c')
+    app.get('/own', async (request, reply) => reply.sse(idleSource().source))
+    app.get('/channel', async (request, reply) => reply.sse(channel))
+    const port = await listen(app)
+    for (const path of ['/own', '/channel']) {
+      const client = read(t, port, path)
+      await until(() => client.ended)
+      t.equal(client.headers['content-encoding'], undefined)
+      t.match(client.headers['content-type'], /^application\/json/)
+      t.match(JSON.parse(client.text), answer === 'throws' ? { statusCode: 500, message: 'no' } : { answer: 42 })
+    }
+    await until(() => app.sse.stats().closed.superseded === 2)
+  }
+})
+
+t.test('a compressor goes with its client, also where that leaves before the head', async (t) => {
+  const made: zlib.Gzip[] = []
+  const { prototype } = (zlib as unknown as { Gzip: { prototype: zlib.Gzip } }).Gzip
+  prototype.pipe = function pipe (this: zlib.Gzip, ...args: Parameters<Readable['pipe']>) {
+    made.push(this)
+    return Readable.prototype.pipe.apply(this, args)
+  } as typeof prototype.pipe
+  t.after(() => { delete (prototype as { pipe?: unknown }).pipe })
+  const app = await createApp(t, { compress: true })
+  let sending = deferred()
+  let send = deferred()
+  app.addHook('onSend', async () => {
+    sending.resolve()
+    await send.promise
+  })
+  app.get('/', async (request, reply) => reply.sse(idleSource({ data: 1 }).source))
+  const port = await listen(app)
+  const early = connect(t, port).get('/', 'Accept-Encoding: gzip')
+  await sending.promise
+  for (const connection of app.sse.connections) connection.end()
+  early.destroy()
+  await until(() => app.sse.stats().closed.ended === 1)
+  await turns()
+  send.resolve()
+  await turns()
+  sending = deferred()
+  send = deferred()
+  send.resolve()
+  const late = read(t, port, '/')
+  await until(() => late.text === 'data: 1\n\n')
+  late.destroy()
+  await until(() => app.sse.stats().open === 0)
+  await turns()
+  t.ok(made.length >= 1)
+  t.ok(made.every(({ destroyed }) => destroyed), `${made.length} were made`)
 })

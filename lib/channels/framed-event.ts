@@ -1,10 +1,11 @@
 /** An event of a channel in the forms in which readers want it, each made once, however many they are. */
 import { sizeOf, type Entry, type Message } from '../broker.ts'
-import { encode, type Codable, type Coding } from '../coding.ts'
+import type { Coding } from '../coding.ts'
 import { frame } from '../frame.ts'
+import { compressPiece, storePiece, type Shareable } from '../pieces.ts'
 import { toReceived, type ReceivedEvent } from './message.ts'
 
-export class FramedEvent implements Codable {
+export class FramedEvent implements Shareable {
   /** The position after it; `''`: none, as it is an event of a snapshot. */
   readonly id: string
   readonly message: Message
@@ -13,7 +14,7 @@ export class FramedEvent implements Codable {
   #original: FramedEvent | undefined
   #bytes: Buffer | undefined
   #seen: ReceivedEvent | undefined
-  readonly #codedRests: Partial<Record<Coding, Buffer>> = {}
+  readonly #rests: Partial<Record<Coding, Buffer>> = {}
 
   constructor (id: string, message: Message, size = sizeOf(message)) {
     this.id = id
@@ -27,10 +28,10 @@ export class FramedEvent implements Codable {
     return this.#bytes
   }
 
-  /** The ID by itself, then the rest, which is coded once, whatever the ID. */
-  coded (coding: Coding): Buffer {
-    const rest = (this.#original ?? this).#codedRest(coding)
-    return this.id === '' ? rest : Buffer.concat([encode(coding, Buffer.from(idLine(this.id))), rest])
+  /** The ID as it is, then the rest, which is compressed once, whatever the ID. */
+  compressed (coding: Coding): Buffer {
+    const rest = (this.#original ?? this).#compressedRest(coding)
+    return this.id === '' ? rest : Buffer.concat([storePiece(coding, Buffer.from(idLine(this.id))), rest])
   }
 
   /** What filters and keys look at. They share it, and must not change it. */
@@ -56,9 +57,9 @@ export class FramedEvent implements Codable {
     return Buffer.concat([Buffer.from(idLine(this.id)), bytes.subarray(idLine(id).length)])
   }
 
-  #codedRest (coding: Coding): Buffer {
-    this.#codedRests[coding] ??= encode(coding, this.bytes.subarray(this.id === '' ? 0 : idLine(this.id).length))
-    return this.#codedRests[coding]
+  #compressedRest (coding: Coding): Buffer {
+    this.#rests[coding] ??= compressPiece(coding, this.bytes.subarray(this.id === '' ? 0 : idLine(this.id).length))
+    return this.#rests[coding]
   }
 }
 

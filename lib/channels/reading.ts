@@ -2,7 +2,8 @@
  * How a reader gets what is on a channel, or on several: it takes part after part, as fast as it can, and is called when
  * there is more. What it has not taken it does not hold: behind a reading there is a place in a log, not a queue.
  */
-import type { Codable, Coding } from '../coding.ts'
+import type { Coding } from '../coding.ts'
+import type { Shareable } from '../pieces.ts'
 import type { FramedEvent } from './framed-event.ts'
 
 /** Bytes of events in one part at the most, unless a single event has more. */
@@ -12,10 +13,10 @@ export const PART = 65_536
 const MOST_EVENTS = 1_024
 
 /** Some events, one after the other. */
-export class Batch implements Codable {
+export class Batch implements Shareable {
   readonly events: readonly FramedEvent[]
   #bytes: Buffer | undefined
-  readonly #coded: Partial<Record<Coding, Buffer>> = {}
+  readonly #compressed: Partial<Record<Coding, Buffer>> = {}
 
   constructor (events: readonly FramedEvent[]) {
     this.events = events
@@ -41,9 +42,9 @@ export class Batch implements Codable {
   }
 
   /** The same, compressed. */
-  coded (coding: Coding): Buffer {
-    this.#coded[coding] ??= Buffer.concat(this.events.map((event) => event.coded(coding)))
-    return this.#coded[coding]
+  compressed (coding: Coding): Buffer {
+    this.#compressed[coding] ??= Buffer.concat(this.events.map((event) => event.compressed(coding)))
+    return this.#compressed[coding]
   }
 }
 

@@ -50,9 +50,9 @@ export async function * connect (session: Session, request: () => Promise<Respon
   if (status === 200 && /^text\/event-stream *(;|$)/i.test(type ?? '')) return yield * read(session, body)
   const error = new SseError('SSE_REFUSED', `${response.url} is no event stream, but ${status} ${type ?? 'without content-type'}`, { response })
   if (!TRANSIENT.includes(status)) throw error
-  body?.cancel().catch(noop)
-  // It may be a date, too: then the client comes back as ever.
-  return { error, after: Number(headers.get('retry-after')) * 1_000 || undefined }
+  // It may be a date, too, or nonsense: then the client comes back as ever.
+  const after = Number(headers.get('retry-after')) * 1_000
+  return { error, after: after > 0 ? after : undefined }
 }
 
 async function * read (session: Session, body: Response['body']): Events {

@@ -1,6 +1,7 @@
 /** An event stream by `fetch`, which comes back as an EventSource does, and can send headers and bodies of its own. */
 import type { Check, EventIterator, Received } from './events.ts'
 import { connect, type Session } from './connection.ts'
+import type { SseError } from './error.ts'
 import { toHeader } from './header.ts'
 import { abortable } from './iteration.ts'
 
@@ -39,7 +40,7 @@ const DEFAULTS = { cache: 'no-store' }
 export function fetchEvents<Events extends Record<string, object> | undefined = undefined> (
   url: string | URL, options: FetchEventsOptions<Events> = {}
 ): EventIterator<Events> {
-  return abortable(options.signal, ({ signal }) => reconnect(url, options as FetchEventsOptions<any>, signal))
+  return abortable(options.signal, (signal) => reconnect(url, options as FetchEventsOptions<any>, signal))
 }
 
 async function * reconnect (
@@ -60,8 +61,10 @@ async function * reconnect (
       if ('error' in ending) throw ending.error
       return
     }
-    const ms = ending.after ?? session.retry ?? backOff(session.waits++)
-    onReconnect?.({ error: ending.error, ms })
+    const { error, after } = ending
+    ;(error as SseError | undefined)?.response?.body?.cancel().catch(() => {})
+    const ms = after ?? waitOf(session, error)
+    onReconnect?.({ error, ms })
     await sleep(ms, signal)
     signal.throwIfAborted()
   }
@@ -72,6 +75,14 @@ function withHeaders (init: RequestInit, { id, signal }: Session): RequestInit {
   headers.set('accept', 'text/event-stream')
   if (id !== '') headers.set('last-event-id', toHeader(id))
   return { ...DEFAULTS, ...init, headers, signal }
+}
+
+/** What the server has set; but longer and longer while no answer comes. */
+function waitOf (session: Session, error: unknown): number {
+  const { retry = 0 } = session
+  const waits = session.waits++
+  const isSettled = session.retry !== undefined && (error === undefined || waits === 0)
+  return isSettled ? retry : Math.max(retry, backOff(waits))
 }
 
 /** Half of it by chance, lest all the clients of a server come back to it at once. */

@@ -3,8 +3,9 @@ import { createParser } from 'eventsource-parser'
 import type { FastifyInstance, InjectOptions } from 'fastify'
 import type { OutgoingHttpHeaders, ServerResponse } from 'node:http'
 import type { Readable } from 'node:stream'
-import { checkOptions, isObject, isSignal, isString, LONGEST_TIMER, type Check } from '../checks.ts'
+import { checkOptions, isObject, isSignal, isString, type Check } from '../checks.ts'
 import type { EventIterator, Received } from '../client/events.ts'
+import { LONGEST_TIMER } from '../durations.ts'
 import { toHeader } from '../client/header.ts'
 import { abortable } from '../client/iteration.ts'
 import { isInternal, receive } from '../client/receive.ts'
@@ -61,9 +62,9 @@ export function injectSse<Events extends Record<string, object> | undefined = un
   checkOptions(options, CHECKS, 'injectSse')
   const { lastEventId = '', signal } = options
   let answer!: Promise<Answer>
-  const events = abortable<Events>(signal, (controller) => {
-    answer = send(app, typeof request === 'string' ? { url: request } : request, lastEventId, controller.signal)
-    return read(answer, lastEventId, controller)
+  const events = abortable<Events>(signal, (signal, abort) => {
+    answer = send(app, typeof request === 'string' ? { url: request } : request, lastEventId, signal)
+    return read(answer, lastEventId, signal, abort)
   })
   const response = answer.then(({ statusCode, headers }) => ({ statusCode, headers }))
   // Who does not ask for the head learns of a failure by the iteration.
@@ -113,7 +114,7 @@ async function closeOf (response: ServerResponse): Promise<void> {
 }
 
 async function * read (
-  answer: Promise<Answer>, id: string, controller: AbortController
+  answer: Promise<Answer>, id: string, signal: AbortSignal, abort: () => void
 ): AsyncGenerator<Received<string, unknown>, undefined> {
   try {
     const { statusCode, headers, body } = await answer
@@ -124,9 +125,9 @@ async function * read (
     }
     const { 'content-encoding': coding } = headers
     if (coding !== undefined) throw new Error(`the event stream is compressed (${coding}): ask without accept-encoding`)
-    yield * parse(body, id, controller.signal)
+    yield * parse(body, id, signal)
   } finally {
-    controller.abort()
+    abort()
   }
 }
 
