@@ -7,7 +7,7 @@ import sse from '../dist/index.js'
 
 const app = Fastify()
 await app.register(sse)
-const channel = app.sse.channel('c', { history: { events: 5 } })
+const channel = app.sse.channel('c')
 app.get('/plain', async (request, reply) => reply.sse(channel))
 app.get('/shared', async (request, reply) => reply.sse(channel, { compress: true }))
 await app.listen({ port: 0, host: '127.0.0.1' })

@@ -51,7 +51,7 @@ export const Lagged: SseError = createError(
   'FST_SSE_LAGGED', "This reader of channel '%s' has fallen behind its history: it can resume from what it received last", 500)
 
 /** Nobody has started a run of this key, or it was forgotten after its end. */
-export const UnknownRun: SseError = createError('FST_SSE_UNKNOWN_RUN', "There is no run '%s'", 404)
+export const UnknownRun: SseError = createError('FST_SSE_UNKNOWN_RUN', 'There is no run of this key', 404)
 
 /** A run's process was held up for longer than its lease, and others have ended the run meanwhile. */
 export const RunLost: SseError = createError(

@@ -2,6 +2,7 @@
 import type { FastifyInstance, FastifyServerOptions } from 'fastify'
 import diagnostics from 'node:diagnostics_channel'
 import http2 from 'node:http2'
+import { Readable } from 'node:stream'
 import t, { type Test } from 'tap'
 import { memoryBroker, type SseDiagnostics, type SseOptions } from '../index.ts'
 import { tell } from '../lib/diagnostics.ts'
@@ -460,4 +461,22 @@ t.test('a refusal because the broker is away is a warning with its error, and on
     { level: DEBUG, msg: 'event stream ended', sse: { reason: 'source-threw' } }
   ])
   t.equal(ours.length, 2)
+})
+
+t.test('who is told that a stream is open can end it at once, and its source is let go of', async (t) => {
+  const app = await createApp(t)
+  const end = (message: unknown) => (message as SseDiagnostics['fastify-typed-sse:open']).connection.end('revoked')
+  diagnostics.subscribe('fastify-typed-sse:open', end)
+  t.after(() => diagnostics.unsubscribe('fastify-typed-sse:open', end))
+  const stream = new Readable({ objectMode: true, read () {} })
+  let aborted = false
+  app.get('/stream', (_, reply) => reply.sse(stream))
+  app.get('/function', (_, reply) => reply.sse(({ signal }) => {
+    signal.addEventListener('abort', () => { aborted = true })
+    return idleSource().source({ signal })
+  }))
+  for (const path of ['/stream', '/function']) t.equal((await app.inject(path)).payload, '')
+  t.ok(stream.destroyed)
+  t.ok(aborted)
+  t.match(app.sse.stats(), { open: 0, closed: { revoked: 2 } })
 })

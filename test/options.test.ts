@@ -1,5 +1,6 @@
 /** Options: which values they can have, that a wrong one is told where it is given, and that the nearest wins. */
 import fastify from 'fastify'
+import { Registry } from 'prom-client'
 import t, { type Test } from 'tap'
 import sse, { memoryBroker, type SseOptions, type StreamOptions } from '../index.ts'
 import { draw } from '../lib/durations.ts'
@@ -56,7 +57,7 @@ const PLUGIN: Record<Exclude<keyof SseOptions, keyof StreamOptions>, { right: un
   maxConnections: LIMIT,
   maxConnectionsPerClient: LIMIT,
   clientKey: { right: [() => 'a'], wrong: [null, false, 'ip', {}], expected: /a function/ },
-  metrics: { right: [], wrong: [{}, null, true, 'register'], expected: /a registry of prom-client, such as new Registry\(\)/ },
+  metrics: { right: [new Registry()], wrong: [{}, null, true, 'register'], expected: /a registry of prom-client, such as new Registry\(\)/ },
   broker: { right: [memoryBroker()], wrong: [{}, null, 'memory', { append () {} }], expected: /a broker, such as memoryBroker\(\)/ }
 }
 
@@ -110,7 +111,8 @@ t.test('every stream option is checked where it is given: to the plugin, a route
 t.test('the options of the plugin alone are checked too, and known nowhere else', async (t) => {
   const { route, call } = await levels(t)
   for (const [name, { right, wrong, expected }] of Object.entries(PLUGIN)) {
-    for (const value of [...right, undefined]) await t.resolves(register({ [name]: value }))
+    const needed = name === 'clientKey' && { maxConnectionsPerClient: 5 }
+    for (const value of [...right, undefined]) await t.resolves(register({ ...needed, [name]: value }))
     for (const value of wrong) {
       await t.rejects(register({ [name]: value }), { code: 'FST_SSE_INVALID_OPTION', message: expected })
     }

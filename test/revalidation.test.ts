@@ -572,3 +572,19 @@ t.test('end() is counted as ended, end(\'revoked\') as revoked, and another reas
   await until(() => ends().length === 4)
   t.same(ends().map(({ sse }) => sse!.reason).sort(), ['ended', 'ended', 'ended', 'revoked'])
 })
+
+t.test('an answer that was there in time counts, though the event loop was blocked until the next was due', async (t) => {
+  const { app } = await observe(t, {
+    // The answer comes by the event loop, as one over a socket would.
+    revalidate: () => new Promise<boolean>((resolve) => { setImmediate(() => resolve(true)) }), revalidateEvery: 20
+  })
+  app.get('/', (_, reply) => reply.sse(idleSource({ data: 1 }).source))
+  const port = await listen(app)
+  await openIdle(t, app, port, 3)
+  for (let round = 0; round < 20; round++) {
+    await new Promise((resolve) => setTimeout(resolve, 5))
+    const until = performance.now() + 30
+    while (performance.now() < until);
+  }
+  t.match(app.sse.stats(), { open: 3, closed: { revoked: 0 } })
+})
