@@ -49,9 +49,9 @@ const SHOWN = 1_000
  * nobody reads: one that is always ready was after 17 KB (light-my-request 6.8, Node 20). What is not as with a real
  * connection: a reader that has stalled is not cut off (`writeTimeout`), as light-my-request counts as sent whatever it
  * holds for the reader; and the parser does not tell of an ID that comes without data, so `id` is that of the last event.
+ * A `next` that waits keeps the process alive, as a socket would.
  * @param app waited for until it is ready
  * @param request a URL, or what `app.inject` takes
- * A `next` that waits keeps the process alive, as a socket would.
  * @throws FST_SSE_INVALID_OPTION; (its `next`) where the answer is no event stream, with its status and body; where it is
  *   compressed; the signal's reason; what `inject` rejects with, or breaks the stream off with
  */
