@@ -20,11 +20,8 @@ const WORTHWHILE = 64
 export function compressPiece (coding: Coding, bytes: Buffer): Buffer {
   if (bytes.length < WORTHWHILE) return storePiece(coding, bytes)
   const { constants } = zlib
-  const compressed = coding === 'zstd'
-    ? zstd!.zstdCompressSync(bytes)
-    : zlib.deflateRawSync(bytes, { finishFlush: constants.Z_FULL_FLUSH })
-  // It is a part of a chunk of 16 KB or more, which would live as long as it does.
-  return Buffer.from(compressed)
+  if (coding === 'zstd') return zstd!.zstdCompressSync(bytes)
+  return zlib.deflateRawSync(bytes, { finishFlush: constants.Z_FULL_FLUSH })
 }
 
 /** Not compressed, but with what goes around it: for an ID, which differs for each stream, or a comment. */

