@@ -74,17 +74,18 @@ write({ 'package.json': '{ "private": true }' })
 
 const install = ['install', '--no-audit', '--no-fund', '--prefer-offline', '--loglevel=error']
 
-t.test('it holds what was compiled, the README and the licence, and nothing else', async (t) => {
+t.test('it holds what was compiled, the docs and the licence, and nothing else', async (t) => {
   const { config } = ts.readConfigFile(join(root, 'tsconfig.json'), (path) => ts.sys.readFile(path))
   const sources = ts.parseJsonConfigFileContent(config, ts.sys, root).fileNames.map((path) => relative(root, path))
   const compiled = sources.flatMap((path) => ['.js', '.d.ts'].map((end) => `dist/${path.replace(/\.ts$/, end)}`))
   const files = (await must(folder, 'tar', '-tzf', tarball)).trim().split('\n').map((path) => path.replace(/^package\//, ''))
 
+  const docs = readdirSync(join(root, 'docs')).map((name) => `docs/${name}`)
   t.strictSame(
     files.sort(),
-    [...compiled, 'ARCHITECTURE.md', 'CHANGELOG.md', 'LICENSE', 'README.md', 'package.json'].sort()
+    [...compiled, ...docs, 'ARCHITECTURE.md', 'CHANGELOG.md', 'LICENSE', 'README.md', 'package.json'].sort()
   )
-  t.strictSame(files.filter((path) => /(^|\/)(test|examples|bench|docs)\/|\.(test|tst)\./.test(path)), [], 'no test is in it')
+  t.strictSame(files.filter((path) => /(^|\/)(test|examples|bench)\/|\.(test|tst)\./.test(path)), [], 'no test is in it')
 })
 
 t.test('publint finds nothing', async (t) => {

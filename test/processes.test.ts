@@ -360,7 +360,7 @@ t.test('whatever breaks or is killed', { skip: noRedis, jobs: 2 }, async (t) => 
         const before = stored()
         await until(() => stored() > before + count, `${count} more events (${about})`)
       }
-      const refusals = async (): Promise<number> => (await impatient.call('stats')).refused
+      const refusals = async (): Promise<number> => (await impatient.call('stats')).refused['broker-away']
       const cutOne = () => {
         const clients = audiences.flatMap(({ clients }) => clients).filter(({ client }) => !steady.includes(client))
         clients[below(random, clients.length)]!.client.cut()
