@@ -160,7 +160,7 @@ test('clients of the package eventsource, cut anywhere, get everything once and 
   }
   t.equal(clients.length, CLIENTS)
   const cuts = proxies.reduce((sum, proxy) => sum + proxy.cuts, 0)
-  t.ok(cuts > 5 * CLIENTS, `${cuts} connections were cut (SEED=${seed})`)
+  t.ok(cuts > CLIENTS, `${cuts} connections were cut (SEED=${seed})`)
 })
 
 /** What a client saw, and how much had been published to each channel by then. */
@@ -398,7 +398,7 @@ async function holdAgainstLaw (
     t.same(told.faults, [], `client ${index}, in ${visits.length} visits (SEED=${seed})`)
     for (const count of ['events', 'gaps', 'missed', 'resumed'] as const) all[count] += told[count]
   })
-  t.ok(all.resumed > CLIENTS, `${all.resumed} visits went on where the client was (SEED=${seed})`)
+  t.ok(all.resumed > 5, `${all.resumed} visits went on where the client was (SEED=${seed})`)
   return all
 }
 
