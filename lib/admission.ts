@@ -46,7 +46,9 @@ export class Admission {
     if (this.#taken >= this.#most) return { refused: 'max-connections', error: () => new TooManyConnections() }
     const client = this.#mostPerClient === Infinity ? undefined : this.#keyOf(request)
     const taken = this.#clients.get(client) ?? 0
-    if (client !== undefined && taken >= this.#mostPerClient) return { refused: 'max-connections-per-client', error: () => new TooManyConnectionsPerClient() }
+    if (client !== undefined && taken >= this.#mostPerClient) {
+      return { refused: 'max-connections-per-client', error: () => new TooManyConnectionsPerClient() }
+    }
     if (client !== undefined) this.#clients.set(client, taken + 1)
     this.#taken++
     return { leave: () => this.#leave(client) }
