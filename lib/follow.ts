@@ -18,18 +18,24 @@ import { nextTurn, PARTS_PER_TURN } from './turns.ts'
  */
 const MOST_UNSENT = 4_194_304
 
-/**
- * @param onEnd the stream has ended
- * @returns when it is known from where the reading goes on, or that it has failed
- */
-export function follow (reading: Reading, connection: Connection, feed: Feed, onEnd: () => void): Promise<void> {
+interface Following {
+  /** The client has come back with a last event ID. */
+  resumes: boolean
+  /** The stream has ended. */
+  onEnd: () => void
+}
+
+/** @returns when it is known from where the reading goes on, or that it has failed */
+export function follow (
+  reading: Reading, connection: Connection, feed: Feed, { resumes, onEnd }: Following
+): Promise<void> {
   return new Promise((resolve) => {
     connection.onEnd(() => {
       reading.stop()
       onEnd()
       resolve()
     })
-    new Follower(reading, connection, feed).start()
+    new Follower(reading, connection, feed, resumes).start()
     reading.begun.then(() => resolve())
   })
 }
@@ -38,6 +44,7 @@ class Follower {
   readonly #reading: Reading
   readonly #connection: Connection
   readonly #feed: Feed
+  readonly #resumes: boolean
   readonly #userAgent: string | undefined
   /** The client is behind, or others have their turn. */
   #paused = false
@@ -45,10 +52,11 @@ class Follower {
   #running = false
   #begun = false
 
-  constructor (reading: Reading, connection: Connection, feed: Feed) {
+  constructor (reading: Reading, connection: Connection, feed: Feed, resumes: boolean) {
     this.#reading = reading
     this.#connection = connection
     this.#feed = feed
+    this.#resumes = resumes
     this.#userAgent = connection.request.headers['user-agent']
   }
 
@@ -103,7 +111,7 @@ class Follower {
     const goOn = this.#write(part)
     if (part.is === 'position') {
       this.#connection.writeOpening()
-      if (part.why === 'start' && this.#connection.request.lastEventId !== undefined) this.#connection.count('replays')
+      if (part.why === 'start' && this.#resumes) this.#connection.count('replays')
     }
     return goOn
   }

@@ -141,7 +141,8 @@ function openSubscription (subscription: Subscription, payloads: Payloads | unde
     start () {
       connection.compressPieces()
       const forget = onAbort(subscription.signal, () => connection.end())
-      if (connection.reason === undefined) return follow(subscription.read(lastEventId), connection, feed, forget)
+      if (connection.reason !== undefined) return
+      return follow(subscription.read(lastEventId), connection, feed, { resumes: lastEventId !== undefined, onEnd: forget })
     },
     stop () {}
   })
