@@ -7,6 +7,8 @@ import type { FastifyReply } from 'fastify'
 import type { Connection } from './connection.ts'
 import type { Destination } from './writer.ts'
 
+type Listener = (...args: unknown[]) => void
+
 /** The body of a HEAD response: none. */
 export class NoBody extends EventEmitter {
   pipe (destination: Destination): Destination {
@@ -24,6 +26,17 @@ export class Body extends EventEmitter {
   readonly #reply: FastifyReply
   readonly #connection: Connection
   readonly #handOver: () => Error | undefined
+  /** Who listened to the response before Fastify did on this stream's behalf. */
+  #before = new Map<string | symbol, Listener[]>()
+
+  /** Fastify listens to this stream, then to the response on its behalf, then calls `pipe`. */
+  override on (event: string | symbol, listener: Listener): this {
+    if (this.#before.size === 0) {
+      const response = this.#reply.raw
+      this.#before = new Map(response.eventNames().map((name) => [name, response.listeners(name) as Listener[]]))
+    }
+    return super.on(event, listener)
+  }
 
   /** @param handOver says that the response is being handed over; returns what has failed before */
   constructor (reply: FastifyReply, connection: Connection, handOver: () => Error | undefined) {
@@ -49,6 +62,23 @@ export class Body extends EventEmitter {
     return destination
   }
 
+  /**
+   * Fastify would take a client that goes away for a failure of this stream: for it, the stream ends here. What it listens
+   * for on the response was for this stream, too, and would hold a third of all the memory that an idle client takes.
+   */
+  #letGo (): void {
+    this.emit('end')
+    this.removeAllListeners()
+    const response = this.#reply.raw
+    const before = this.#before
+    for (const event of response.eventNames()) {
+      for (const listener of response.listeners(event) as Listener[]) {
+        if (before.get(event)?.includes(listener) !== true) response.removeListener(event as string, listener)
+      }
+    }
+    response.on('error', ignore)
+  }
+
   /** RFC 9110, section 15.4.5: a 304 response has no content, so Node would drop every byte of it. */
   #sendHeadOnly (destination: Destination): void {
     this.#connection.finish('superseded')
@@ -60,12 +90,15 @@ export class Body extends EventEmitter {
     const direct = destination === this.#reply.raw
     // Hijacked, the reply counts as sent, and neither a handler's timeout nor a second answer can hit the stream.
     if (direct) this.#reply.hijack()
-    // Fastify would take a client that goes away for a failure of this stream: for it, the stream ends here.
-    if (direct && !fastifyEnds) this.emit('end')
-    this.#connection.handOver(destination, () => {
-      if (!direct || fastifyEnds) this.emit('end')
-      if (!fastifyEnds) destination.end()
-    })
+    if (direct && !fastifyEnds) {
+      this.#letGo()
+      this.#connection.handOver(destination)
+    } else {
+      this.#connection.handOver(destination, () => {
+        this.emit('end')
+        if (!fastifyEnds) destination.end()
+      })
+    }
   }
 
   /** How Fastify drops a body that its status (204, say) does not allow. */
@@ -80,3 +113,5 @@ export class Body extends EventEmitter {
     return this
   }
 }
+
+function ignore () {}

@@ -12,7 +12,7 @@ import type { SseConnection } from './diagnostics.ts'
 import { draw } from './durations.ts'
 import { InvalidOption } from './errors.ts'
 import { KEEP_ALIVE, retryFrame } from './frame.ts'
-import { Lifetime } from './lifetime.ts'
+import { lifetimeOf, type Lifetime } from './lifetime.ts'
 import type { Failure } from './log.ts'
 import type { ResolvedOptions } from './options.ts'
 import { Pieces, type Shareable } from './pieces.ts'
@@ -20,7 +20,15 @@ import type { Happening, Reporter } from './reporter.ts'
 import { closeAfter, destroyConnection, emitFinish, isGone, onceGone, type RawResponse } from './response.ts'
 import type { EndReason } from './stats.ts'
 import type { Lines } from './timeouts.ts'
-import { Writer, type Destination } from './writer.ts'
+import { Writer, type Destination, type WriterOwner } from './writer.ts'
+
+/** What fills a stream. */
+export interface Producer {
+  /** Begins to write into the connection. The head of the response waits for what it returns. */
+  start (): Promise<void> | void
+  /** The stream has ended, maybe before it could start: it lets go of all that it holds. */
+  stop (): void
+}
 
 /** What all connections of one plugin share. */
 export interface Shared {
@@ -38,37 +46,46 @@ export interface Settings {
   /** The content coding of its response; undefined: none. */
   readonly coding?: Coding | undefined
   /** The texts of the events that its client gets before those of its source. */
-  readonly first?: readonly string[]
+  readonly first?: readonly string[] | undefined
 }
+
+const NONE: readonly string[] = []
+const NOBODY: readonly (() => void)[] = []
 
 /** Reasons that are an application's to give. */
 const OF_APPLICATIONS: readonly EndReason[] = ['ended', 'revoked']
 
-export class Connection implements SseConnection {
+/** It is the async context of its request, too, in which its producer is stopped. */
+export class Connection extends AsyncResource implements SseConnection, WriterOwner {
   readonly request: FastifyRequest
   readonly options: ResolvedOptions
   readonly coding: Coding | undefined
-  readonly openedAt = new Date()
   events = 0
   /** Why the stream has ended; undefined while it is open. */
   reason: EndReason | undefined
   /** Headers that were set for it, and go with it where another answer takes its place. */
-  readonly headers: string[] = []
+  headers: readonly string[] = NONE
   /** Whether the head may be out, so that a failure can no longer be answered with a status of its own. */
   handedOver = false
 
   readonly #response: RawResponse
   readonly #shared: Shared
+  readonly #openedAt = Date.now()
   readonly #first: readonly string[]
   readonly #writer: Writer
   #place: Place | undefined
-  readonly #lifetime: Lifetime
+  readonly #lifetime: Lifetime | undefined
+  #producer: Producer | undefined
   #hasPieces = false
   #failure: Failure | undefined
-  #endResponse: () => void = noop
-  #onEnd: () => void = noop
+  /** Who is to be told when its response is gone. */
+  #waiting: readonly (() => void)[] = NOBODY
+  /** Ends the response once all was written; undefined: it is simply ended. */
+  #endResponse: (() => void) | undefined
 
-  constructor (request: FastifyRequest, response: RawResponse, shared: Shared, { options, place, coding, first = [] }: Settings) {
+  constructor (request: FastifyRequest, response: RawResponse, shared: Shared, settings: Settings) {
+    const { options, place, coding, first = NONE } = settings
+    super('EventStream')
     this.request = request
     this.options = options
     this.coding = coding
@@ -76,11 +93,15 @@ export class Connection implements SseConnection {
     this.#shared = shared
     this.#place = place
     this.#first = first
-    this.#writer = new Writer(response, options, shared.lines, shared.reporter.stats, () => this.#onStalled())
-    this.#lifetime = new Lifetime(request, options, (reason, failure) => this.finish(reason, '', failure))
+    this.#writer = new Writer(response, options, shared.lines, shared.reporter.stats, this)
+    this.#lifetime = lifetimeOf(request, options, (reason, failure) => this.finish(reason, '', failure))
     shared.connections.add(this)
     shared.reporter.opened(this)
     onceGone(response, () => this.#onGone())
+  }
+
+  get openedAt (): Date {
+    return new Date(this.#openedAt)
   }
 
   get bytes (): number {
@@ -92,21 +113,22 @@ export class Connection implements SseConnection {
   }
 
   /**
-   * Says what to let go of when the stream ends, or has. It runs in the async context of its request, whoever ends the stream:
-   * a timer that serves many requests, say.
+   * Says who is to be stopped when the stream ends, or has ended. That happens in the async context of its request, whoever
+   * ends the stream: a timer that serves many requests, say.
    */
-  onEnd (callback: () => void): void {
+  filledBy (producer: Producer): void {
     // Somebody who was told that it is open may have ended it at once.
-    if (this.reason === undefined) this.#onEnd = AsyncResource.bind(callback)
-    else callback()
+    if (this.reason === undefined) this.#producer = producer
+    else producer.stop()
   }
 
   /**
    * The response is given over: the head goes out, and what was written so far.
-   * @param endResponse ends it, once all was written
+   * @param endResponse ends it, once all was written; undefined: the destination is simply ended
    */
-  handOver (destination: Destination, endResponse: () => void): void {
+  handOver (destination: Destination, endResponse?: () => void): void {
     this.handedOver = true
+    this.headers = NONE
     this.#endResponse = endResponse
     const head = destination === this.#response
     if (this.coding !== undefined && !this.#hasPieces) this.#compress(this.coding, destination, head)
@@ -124,7 +146,7 @@ export class Connection implements SseConnection {
   #compress (coding: Coding, destination: Destination, head: boolean): void {
     const compressor = compressTo(coding, destination as Destination & NodeJS.WritableStream, {
       count: (bytes) => this.#writer.count(bytes),
-      onEnd: this.#endResponse,
+      onEnd: this.#endResponse ?? (() => destination.end()),
       onError: () => this.#writer.destroy()
     })
     this.onceGone(() => compressor.destroy())
@@ -203,14 +225,15 @@ export class Connection implements SseConnection {
   finish (reason: EndReason, last = '', failure?: Failure): void {
     if (this.reason !== undefined) return
     this.reason = reason
-    this.#lifetime.stop()
+    this.#lifetime?.stop()
     this.#shared.reporter.ended(reason)
     this.#failure = failure
-    this.#onEnd()
+    const producer = this.#producer
+    if (producer !== undefined) this.runInAsyncScope(() => producer.stop())
     if (reason === 'client-gone' || reason === 'write-timeout') {
       this.#writer.destroy()
     } else {
-      this.#writer.writeLast(last, () => this.#endResponse())
+      this.#writer.writeLast(last, () => this.#end())
     }
   }
 
@@ -240,10 +263,15 @@ export class Connection implements SseConnection {
   /** Calls back when the response is gone: its last byte sent, or its connection closed. */
   onceGone (callback: () => void): void {
     if (isGone(this.#response)) callback()
-    else onceGone(this.#response, callback)
+    else this.#waiting = [...this.#waiting, callback]
   }
 
-  #onStalled (): void {
+  #end (): void {
+    if (this.#endResponse === undefined) this.#response.end()
+    else this.#endResponse()
+  }
+
+  onStalled (): void {
     if (this.reason === undefined) this.finish('write-timeout')
     else this.#writer.destroy()
   }
@@ -256,7 +284,6 @@ export class Connection implements SseConnection {
     this.leavePlace()
     this.#shared.reporter.gone(this, this.reason!, this.#failure, this.unanswered)
     emitFinish(this.#response)
+    for (const callback of this.#waiting) callback()
   }
 }
-
-function noop () {}

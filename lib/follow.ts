@@ -2,14 +2,16 @@
  * Writes what a reading gives into a connection, as fast as its client reads: what the client has not taken stays in the
  * channel's log. Knows nothing of how a reading finds what comes next.
  */
-import type { Part, Reading } from './channels/reading.ts'
 import { GAP } from './channels/message.ts'
-import type { Connection } from './connection.ts'
+import type { Part, Reading, Taker } from './channels/reading.ts'
+import type { Subscription } from './channels/subscription.ts'
+import type { Connection, Producer } from './connection.ts'
 import { InvalidEvent, Lagged } from './errors.ts'
 import type { Feed } from './feed.ts'
 import { finishedFrame } from './finite.ts'
 import { frame } from './frame.ts'
 import { idAlone } from './id-alone.ts'
+import { onAbort } from './on-abort.ts'
 import { nextTurn, PARTS_PER_TURN } from './turns.ts'
 
 /**
@@ -18,51 +20,54 @@ import { nextTurn, PARTS_PER_TURN } from './turns.ts'
  */
 const MOST_UNSENT = 4_194_304
 
-interface Following {
-  /** The client has come back with a last event ID. */
-  resumes: boolean
-  /** The stream has ended. */
-  onEnd: () => void
-}
-
-/** @returns when it is known from where the reading goes on, or that it has failed */
-export function follow (
-  reading: Reading, connection: Connection, feed: Feed, { resumes, onEnd }: Following
-): Promise<void> {
-  return new Promise((resolve) => {
-    connection.onEnd(() => {
-      reading.stop()
-      onEnd()
-      resolve()
-    })
-    new Follower(reading, connection, feed, resumes).start()
-    reading.begun.then(() => resolve())
-  })
-}
-
-class Follower {
-  readonly #reading: Reading
+export class Follower implements Producer, Taker {
+  readonly #subscription: Subscription
+  readonly #lastEventId: string | undefined
   readonly #connection: Connection
   readonly #feed: Feed
-  readonly #resumes: boolean
-  readonly #userAgent: string | undefined
+  #reading: Reading | undefined
+  #onBegun: () => void = noop
+  #forgetSignal: () => void = noop
   /** The client is behind, or others have their turn. */
   #paused = false
   /** A filter that publishes could bring it here again. */
   #running = false
   #begun = false
 
-  constructor (reading: Reading, connection: Connection, feed: Feed, resumes: boolean) {
-    this.#reading = reading
+  constructor (subscription: Subscription, lastEventId: string | undefined, connection: Connection, feed: Feed) {
+    this.#subscription = subscription
+    this.#lastEventId = lastEventId
     this.#connection = connection
     this.#feed = feed
-    this.#resumes = resumes
-    this.#userAgent = connection.request.headers['user-agent']
   }
 
-  start (): void {
-    this.#reading.onReady = (urgent) => this.#run(urgent)
+  /** @returns when it is known from where the reading goes on, or that it has failed */
+  start (): Promise<void> | void {
+    const connection = this.#connection
+    const { signal } = this.#subscription
+    connection.compressPieces()
+    if (signal !== undefined) this.#forgetSignal = onAbort(signal, () => connection.end())
+    if (connection.reason !== undefined) return
+    const begun = new Promise<void>((resolve) => { this.#onBegun = resolve })
+    this.#reading = this.#subscription.read(this.#lastEventId)
+    this.#reading.begin(this).then(() => this.#tellBegun())
     this.#run(false)
+    return begun
+  }
+
+  stop (): void {
+    this.#reading?.stop()
+    this.#forgetSignal()
+    this.#tellBegun()
+  }
+
+  onReady (urgent: boolean): void {
+    this.#run(urgent)
+  }
+
+  #tellBegun (): void {
+    this.#onBegun()
+    this.#onBegun = noop
   }
 
   #run (urgent: boolean): void {
@@ -81,7 +86,7 @@ class Follower {
   #takeAll (urgent: boolean): void {
     for (let parts = 0; this.#connection.reason === undefined; parts++) {
       if (parts === PARTS_PER_TURN && !urgent) return this.#pause(nextTurn)
-      const part = this.#reading.take()
+      const part = this.#reading!.take()
       if (part === undefined) return
       if (!this.#begin(part) && !this.#mustTake(urgent)) return this.#pause(() => this.#connection.ready())
     }
@@ -89,6 +94,10 @@ class Follower {
 
   #mustTake (urgent: boolean): boolean {
     return urgent && this.#connection.unsent < MOST_UNSENT
+  }
+
+  get #userAgent (): string | undefined {
+    return this.#connection.request.headers['user-agent']
   }
 
   #pause (until: () => Promise<void>): void {
@@ -111,7 +120,7 @@ class Follower {
     const goOn = this.#write(part)
     if (part.is === 'position') {
       this.#connection.writeOpening()
-      if (part.why === 'start' && this.#resumes) this.#connection.count('replays')
+      if (part.why === 'start' && this.#lastEventId !== undefined) this.#connection.count('replays')
     }
     return goOn
   }
@@ -122,7 +131,7 @@ class Follower {
     switch (part.is) {
       case 'events': {
         connection.keepAliveWith(undefined)
-        return connection.writeEvents(part.batch, part.batch.events.length)
+        return connection.writeEvents(part, part.events.length)
       }
       case 'position': {
         const block = idAlone(part.id, this.#userAgent)
@@ -146,3 +155,5 @@ class Follower {
 
 /** Without an ID: a client that is cut off right after it comes back from where it was. */
 const GAP_FIELDS = { event: GAP, id: undefined, retry: undefined, comment: undefined }
+
+function noop () {}

@@ -7,11 +7,19 @@ import { Revalidation } from './revalidation.ts'
 
 type End = (reason: 'max-duration' | 'revoked', failure?: Failure) => void
 
+/**
+ * @param end called when it is over, for either reason
+ * @returns undefined where a stream may be open for ever
+ */
+export function lifetimeOf (request: FastifyRequest, options: ResolvedOptions, end: End): Lifetime | undefined {
+  const isBounded = options.maxDuration !== false || options.revalidate !== false
+  return isBounded ? new Lifetime(request, options, end) : undefined
+}
+
 export class Lifetime {
   readonly #timer: NodeJS.Timeout | undefined
   readonly #revalidation: Revalidation | undefined
 
-  /** @param end called when it is over, for either reason */
   constructor (request: FastifyRequest, { maxDuration, revalidate, revalidateEvery }: ResolvedOptions, end: End) {
     if (maxDuration !== false) this.#timer = setTimeout(() => end('max-duration'), draw(maxDuration)).unref()
     if (revalidate !== false) {

@@ -10,6 +10,8 @@ import { zstd, zstdFrame } from './zstd.ts'
 /** Bytes that go to many streams: as they are, or compressed, once for all who accept that. */
 export interface Shareable {
   readonly bytes: Buffer
+  /** The same as a chunk of HTTP/1.1. */
+  readonly chunk: Buffer
   compressed (coding: Coding): Buffer
 }
 

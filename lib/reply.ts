@@ -2,24 +2,23 @@
 import type { FastifyReply } from 'fastify'
 import type { Admission, Place } from './admission.ts'
 import { NoBody } from './body.ts'
-import { isSubscribable, kSubscribe, type Subscription } from './channels/subscription.ts'
+import { isSubscribable, kSubscribe, Subscription } from './channels/subscription.ts'
 import { acceptedCoding, type Coding } from './coding.ts'
-import { Connection, type Settings, type Shared } from './connection.ts'
+import { Connection, type Producer, type Settings, type Shared } from './connection.ts'
 import { encodeFirstEvent } from './encoder.ts'
 import { AlreadySent, InvalidLastEventId, InvalidSource, ShuttingDown } from './errors.ts'
 import { Feed } from './feed.ts'
-import { follow } from './follow.ts'
+import { Follower } from './follow.ts'
 import type { LastEventId } from './last-event-id.ts'
 import { asError } from './log.ts'
-import { onAbort } from './on-abort.ts'
 import { resolveCallOptions, type CallOptions, type ResolvedOptions } from './options.ts'
 import type { Payloads } from './payload.ts'
-import { pump } from './pump.ts'
+import { Pump } from './pump.ts'
 import { isAway, refuse } from './refusal.ts'
 import { emitFinish, isGone } from './response.ts'
 import type { StreamRoute, StreamRoutes } from './route.ts'
 import { discardSource, letGo, openSource } from './source.ts'
-import { kStream, setDefaultHeaders, startStream, type Producer, type StreamReply } from './start.ts'
+import { kStream, setDefaultHeaders, startStream, type StreamReply } from './start.ts'
 
 /** The parts of one registered plugin that its decorators share. */
 export interface Plugin extends Shared {
@@ -30,12 +29,13 @@ export interface Plugin extends Shared {
 }
 
 export function createReplySse (plugin: Plugin) {
-  return function sse (this: FastifyReply, source: unknown, callOptions?: CallOptions): FastifyReply {
+  return function sse (this: FastifyReply, given: unknown, callOptions?: CallOptions): FastifyReply {
     const reply = this as StreamReply
+    const source = isSubscribable(given) ? given[kSubscribe]() : given
     const { place, ...settings } = prepare(plugin, reply, source, callOptions)
     const { options, payloads, lastEventId } = settings
     if (typeof place === 'function') {
-      if (!isSubscribable(source)) discardSource(source)
+      if (!(source instanceof Subscription)) discardSource(source)
       place()
       return reply
     }
@@ -64,23 +64,24 @@ function prepare (plugin: Plugin, reply: StreamReply, source: unknown, callOptio
     const route = plugin.routes.of(reply.request)
     const { payloads } = route
     const options = resolveCallOptions(route.options, callOptions)
-    const first = (callOptions?.first ?? []).map((event) => encodeFirstEvent(event, payloads))
+    const first = callOptions?.first?.map((event) => encodeFirstEvent(event, payloads))
     const lastEventId = plugin.lastEventIdOf(reply.request)
     const id = lastEventId.is === 'id' ? lastEventId.id : undefined
     const coding = codingOf(reply, source, options)
     return { options, payloads, first, coding, lastEventId: id, place: admit(plugin, reply, options, lastEventId) }
   } catch (error) {
-    if (!isSubscribable(source)) letGo(source)
+    if (!(source instanceof Subscription)) letGo(source)
     throw error
   }
 }
 
 /** The content coding that is used; undefined: none is wanted, accepted, or left to us by the handler. */
 function codingOf (reply: FastifyReply, source: unknown, options: ResolvedOptions): Coding | undefined {
-  const compress = options.compress ?? (isSubscribable(source) && source[kSubscribe]().compress)
+  const isShared = source instanceof Subscription
+  const compress = options.compress ?? (isShared && source.compress)
   if (!compress || reply.hasHeader('content-encoding')) return undefined
   vary(reply)
-  return acceptedCoding(reply.request.headers, isSubscribable(source))
+  return acceptedCoding(reply.request.headers, isShared)
 }
 
 /** A shared cache must not give one client what was coded for another. */
@@ -114,40 +115,19 @@ type Produce = (connection: Connection, feed: Feed) => Producer
 /** @throws {InvalidSource} and what a source function throws, having given its place back */
 function open (source: unknown, payloads: Payloads | undefined, lastEventId: string | undefined, place: Place): Produce {
   try {
-    if (isSubscribable(source)) return openSubscription(source[kSubscribe](), payloads, lastEventId)
-    return openIterable(source, lastEventId)
+    if (source instanceof Subscription) {
+      if (payloads !== undefined) checkTypes(source.types, payloads)
+      return (connection, feed) => new Follower(source, lastEventId, connection, feed)
+    }
+    const opened = openSource(source, lastEventId)
+    return (connection, feed) => new Pump(opened, connection, feed)
   } catch (error) {
     place.leave()
     throw error
   }
 }
 
-/** @throws {InvalidSource} and what a source function throws */
-function openIterable (iterable: unknown, lastEventId: string | undefined): Produce {
-  const source = openSource(iterable, lastEventId)
-  return (connection, feed) => ({
-    start () {
-      connection.writeOpening()
-      pump(source, connection, feed)
-    },
-    stop: () => source.stop(false)
-  })
-}
-
 /** @throws {InvalidSource} where the channels may send what the route does not declare */
-function openSubscription (subscription: Subscription, payloads: Payloads | undefined, lastEventId: string | undefined): Produce {
-  if (payloads !== undefined) checkTypes(subscription.types, payloads)
-  return (connection, feed) => ({
-    start () {
-      connection.compressPieces()
-      const forget = onAbort(subscription.signal, () => connection.end())
-      if (connection.reason !== undefined) return
-      return follow(subscription.read(lastEventId), connection, feed, { resumes: lastEventId !== undefined, onEnd: forget })
-    },
-    stop () {}
-  })
-}
-
 function checkTypes (types: ReadonlySet<string> | undefined, payloads: Payloads): void {
   if (types === undefined) {
     throw new InvalidSource("the route has schema.events, so what it is given needs 'events' of its own: " +

@@ -34,7 +34,8 @@ export function onceGone (response: RawResponse, callback: () => void): void {
   } else if (isQueued(response)) {
     onceSocketGone(response, callback)
   } else {
-    response.once('close', callback)
+    // It is emitted once.
+    response.on('close', callback)
   }
 }
 
@@ -100,10 +101,17 @@ export function emitFinish (response: RawResponse): void {
   }
 }
 
-/** Sends the head, though there is no body yet. */
-export function flushHead (response: RawResponse): void {
+/**
+ * Sends the head by itself, and with it what is written meanwhile. As a string of its own it is flattened as it is sent;
+ * before a first write it would be kept as some forty pieces, for as long as the response is.
+ */
+export function sendHead (response: RawResponse, writeMore: () => void): void {
+  const socket = isHttp2(response) ? null : response.socket
+  socket?.cork()
   // Node's types forget that HTTP/2 has it too.
-  (response as ServerResponse).flushHeaders()
+  ;(response as ServerResponse).flushHeaders()
+  writeMore()
+  socket?.uncork()
 }
 
 /** Lets the client's connection go with the response, so that its next request finds another server. */

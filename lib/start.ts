@@ -4,7 +4,7 @@
  */
 import type { FastifyReply } from 'fastify'
 import { Body } from './body.ts'
-import type { Connection } from './connection.ts'
+import type { Connection, Producer } from './connection.ts'
 import type { Feed } from './feed.ts'
 import { asError } from './log.ts'
 import { onceServed } from './response.ts'
@@ -30,14 +30,6 @@ export function setDefaultHeaders (reply: FastifyReply): string[] {
   return missing
 }
 
-/** What fills a stream. */
-export interface Producer {
-  /** Begins to write into the connection. The head of the response waits for what it returns. */
-  start (): Promise<void> | void
-  /** The stream has ended before it could start. */
-  stop (): void
-}
-
 /**
  * The producer is started when it is this request's turn on its socket, and the stream is sent one turn later.
  * @param fail answers in the stream's stead where it has failed before its first event
@@ -45,10 +37,11 @@ export interface Producer {
 export function startStream (
   reply: StreamReply, connection: Connection, producer: Producer, feed: Feed, fail: (error: unknown) => void
 ): void {
-  connection.onEnd(() => producer.stop())
+  connection.filledBy(producer)
   reply[kStream] = connection
-  const send = reply.send
-  coverSend(reply, connection)
+  const { send } = reply
+  coverSend(reply, connection, send)
+  reply.then = settleOnceGone
   // A client can queue any number of requests on its socket. Each waits for its turn before anything is done for it.
   onceServed(reply.raw, () => {
     // While it waited it may have been ended: by `maxDuration`, say.
@@ -69,21 +62,22 @@ function sendStream (
 ): void {
   if (reply[kStream] !== connection || connection.reason === 'client-gone') return
   if (feed.early !== undefined) {
-    giveWay(reply)
+    giveWay(reply, send)
     fail(feed.early.error)
     return
   }
-  connection.headers.push(...setDefaultHeaders(reply))
+  const headers = setDefaultHeaders(reply)
   if (connection.coding !== undefined) {
-    connection.headers.push('content-encoding')
+    headers.push('content-encoding')
     reply.header('content-encoding', connection.coding)
   }
+  connection.headers = headers
   send.call(reply, new Body(reply, connection, () => {
     if (feed.early === undefined) {
-      uncoverSend(reply)
+      reply.send = send
       return undefined
     }
-    giveWay(reply)
+    giveWay(reply, send)
     return asError(feed.early.error)
   }))
 }
@@ -93,26 +87,30 @@ function sendStream (
  * sends `undefined`, which is let pass. Anything else is an answer in the stream's stead: the handler or an onSend hook
  * has thrown, a timeout has fired, or the handler has returned something else.
  */
-function coverSend (reply: StreamReply, connection: Connection): void {
-  reply.send = function send (...payload: unknown[]) {
+function coverSend (reply: StreamReply, connection: Connection, send: FastifyReply['send']): void {
+  reply.send = function covered (...payload: unknown[]) {
     if (payload.length === 1 && payload[0] === undefined) return reply
     if (!(payload[0] instanceof Error)) {
       reply.log.warn('reply.sse was called, but another answer was sent: return reply.sse(…) from the handler')
     }
-    giveWay(reply)
+    giveWay(reply, send)
     connection.finish('superseded')
     return reply.send(...payload)
   }
 }
 
-/** The method of the prototype shows again. */
-function uncoverSend (reply: StreamReply): void {
-  delete (reply as { send?: unknown }).send
-}
+/**
+ * An async handler that returns the reply, or awaits it, waits until the response is gone, as with any reply. Fastify's own
+ * `then` has listeners for that on the response, which take more memory than all else of an idle stream.
+ */
+const settleOnceGone = function then (this: StreamReply, fulfilled: () => void) {
+  this[kStream]!.onceGone(fulfilled)
+} as FastifyReply['then']
 
 /** The reply is free for another answer, an event stream even (an error handler's, say): nothing of this one is left. */
-function giveWay (reply: StreamReply): void {
-  uncoverSend(reply)
+function giveWay (reply: StreamReply, send: FastifyReply['send']): void {
+  reply.send = send
+  reply.then = Object.getPrototypeOf(reply).then
   const connection = reply[kStream]
   reply[kStream] = null
   connection?.leavePlace()

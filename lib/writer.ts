@@ -10,10 +10,11 @@
  * counting from there. When the shorter of `keepAlive` and `writeTimeout` has passed it takes a first look at whether
  * the client has read what was written; a second one, when the longer has passed.
  */
+import { socketFor } from './chunk.ts'
 import { KEEP_ALIVE } from './frame.ts'
 import type { ResolvedOptions } from './options.ts'
 import type { Pieces, Shareable } from './pieces.ts'
-import { flushHead, type RawResponse } from './response.ts'
+import { sendHead, type RawResponse } from './response.ts'
 import type { SseStats } from './stats.ts'
 import type { Line, Lines, Waiting } from './timeouts.ts'
 
@@ -35,6 +36,11 @@ export interface Destination {
   once (event: 'drain', callback: () => void): unknown
 }
 
+export interface WriterOwner {
+  /** The client has left bytes unread for `writeTimeout`. */
+  onStalled (): void
+}
+
 export class Writer implements Waiting {
   bytes = 0
   behind = false
@@ -50,10 +56,12 @@ export class Writer implements Waiting {
   readonly #options: Pick<ResolvedOptions, 'keepAlive' | 'writeTimeout'>
   readonly #lines: Lines
   readonly #stats: SseStats
-  readonly #onStalled: () => void
+  readonly #owner: WriterOwner
   /** Compresses what is written; undefined: it goes out as it is. */
   #pieces: Pieces | undefined
   #counts = true
+  /** Something was written to the response itself, and its head went before it. */
+  #headIsOut = false
   #destination: Destination | undefined
   #gathered = ''
   /** A flush is due at the end of this turn. */
@@ -67,15 +75,12 @@ export class Writer implements Waiting {
   #closed = false
   #waiter: () => void = noop
 
-  /** @param onStalled the client has left bytes unread for `writeTimeout` */
-  constructor (
-    response: RawResponse, options: ResolvedOptions, lines: Lines, stats: SseStats, onStalled: () => void
-  ) {
+  constructor (response: RawResponse, options: ResolvedOptions, lines: Lines, stats: SseStats, owner: WriterOwner) {
     this.#response = response
     this.#options = options
     this.#lines = lines
     this.#stats = stats
-    this.#onStalled = onStalled
+    this.#owner = owner
   }
 
   /** From here on, before anything is written, all is compressed. */
@@ -93,8 +98,8 @@ export class Writer implements Waiting {
     if (this.#closed) return
     this.#destination = destination
     this.#counts = counts
-    if (head && this.#gathered === '' && this.#done === undefined) flushHead(this.#response)
-    this.#flush()
+    if (head && this.#done === undefined) sendHead(this.#response, () => this.#flush())
+    else this.#flush()
   }
 
   /** Counts bytes that are sent. */
@@ -121,11 +126,24 @@ export class Writer implements Waiting {
   /** Takes bytes, which are not copied: many writers may share them. False: make a pause, as with `write`. */
   writeBytes (shareable: Shareable): boolean {
     if (this.#closed) return false
+    if (this.#writeChunk(shareable)) return !this.behind
     this.#enqueueGathered()
     this.#queue.push(this.#pieces === undefined ? shareable.bytes : this.#pieces.shared(shareable))
     if (this.#destination === undefined) return this.unsent < GATHER
     this.#flush()
     return !this.behind
+  }
+
+  /** @returns false where something is in between, or before it, and the long way is to be taken */
+  #writeChunk (shareable: Shareable): boolean {
+    const isNext = this.#gathered === '' && this.#queue.length === 0 && this.#headIsOut && !this.behind && this.#pieces === undefined
+    const socket = isNext ? socketFor(this.#response) : undefined
+    if (socket === undefined || shareable.bytes.length > SLICE) return false
+    const taken = socket.writableLength === 0
+    this.count(shareable.bytes.length)
+    if (!socket.write(shareable.chunk)) this.#onBehind(socket)
+    if (taken || this.line === undefined) this.#wait()
+    return true
   }
 
   /** Bytes (of text still to be encoded: characters) that were taken, but not by the socket. */
@@ -189,7 +207,7 @@ export class Writer implements Waiting {
   #onUnread (line: Line): void {
     const { keepAlive, writeTimeout } = this.#options
     if (writeTimeout === false) line.wait(this)
-    else if (this.#done !== undefined || this.#looked || line === this.#lines.of(writeTimeout)) this.#onStalled()
+    else if (this.#done !== undefined || this.#looked || line === this.#lines.of(writeTimeout)) this.#owner.onStalled()
     else this.#lookAgain(writeTimeout - (keepAlive || 0))
   }
 
@@ -228,7 +246,10 @@ export class Writer implements Waiting {
       const slice = this.#nextSlice(this.#queue[0]!)
       if (this.#counts) this.count(slice.length)
       goOn = destination.write(slice)
+      this.#headIsOut = destination === this.#response
     }
+    // An array that was filled once keeps room for many.
+    if (this.#queue.length === 0) this.#queue = []
     return goOn
   }
 
@@ -250,10 +271,10 @@ export class Writer implements Waiting {
     done()
   }
 
-  #onBehind (destination: Destination): void {
+  #onBehind (socket: Pick<Destination, 'once'>): void {
     this.behind = true
     if (this.#queue.length === 0) this.#onAllWritten()
-    destination.once('drain', () => {
+    socket.once('drain', () => {
       this.behind = false
       this.#flush()
     })

@@ -32,6 +32,8 @@ export class Channel extends Subscribable implements Subject, Readable {
   onPublish: () => void = noop
   readonly #parts: HubParts
   readonly #payloads: Payloads | undefined
+  /** To all of it, from now on. */
+  readonly #subscription = new Subscription(this, {})
   #publishedAt = -Infinity
   #closed = false
   /** While somebody reads here. */
@@ -117,7 +119,7 @@ export class Channel extends Subscribable implements Subject, Readable {
   }
 
   [kSubscribe] (): Subscription {
-    return new Subscription(this, {})
+    return this.#subscription
   }
 
   get iterations (): Iterations {

@@ -13,7 +13,7 @@ import { Lagged } from '../errors.ts'
 import { nextTurn } from '../turns.ts'
 import { passes, type Filter } from './filter.ts'
 import { framed, type FramedEvent } from './framed-event.ts'
-import { Batch, type Part, type Reading } from './reading.ts'
+import { Batch, NOBODY, type Part, type Reading, type Taker } from './reading.ts'
 import type { Reader, Replica } from './replica.ts'
 import { Snapshot } from './snapshot.ts'
 
@@ -40,16 +40,17 @@ export interface ReadOptions {
   filter: Filter | undefined
 }
 
+const NONE: readonly Part[] = []
+
 export class Cursor implements Reading, Reader {
-  onReady: (urgent: boolean) => void = noop
   /** It waits for the broker, or for the snapshot; nothing can be taken meanwhile. */
   pending = false
-  readonly begun: Promise<void>
-
   readonly #channel: Readable
-  readonly #replica: Replica
   readonly #options: ReadOptions
-  readonly #parts: Part[] = []
+  #replica!: Replica
+  #taker = NOBODY
+  /** What comes next, before all else. */
+  #parts: readonly Part[] = NONE
   /** The position from which events follow was told, or is about to be. */
   #opened = false
   /** It has been at the end of the log: from now on it can fall behind. */
@@ -69,40 +70,43 @@ export class Cursor implements Reading, Reader {
   constructor (channel: Readable, options: ReadOptions) {
     this.#channel = channel
     this.#options = options
-    this.#replica = channel.replica()
+  }
+
+  begin (taker: Taker): Promise<void> {
+    this.#taker = taker
+    this.#replica = this.#channel.replica()
     // What is published after this line is not missed.
     const here = this.#replica.join(this)
-    this.begun = this.#wait(() => this.#begin(here))
+    return this.#wait(() => this.#begin(here))
   }
 
   take (): Part | undefined {
     for (;;) {
-      const part = this.#parts.shift()
-      if (part !== undefined) return part
+      if (this.#parts.length > 0) return this.#takeFirst()
       if (this.#failure !== undefined) throw this.#failure.error
       if (this.pending || this.#ended) return undefined
       if (this.#snapshot !== undefined) this.#takeSnapshot(this.#snapshot)
       else if (this.#compacting) this.#takeNewest()
       else if (this.#index < this.#replica.log.first) this.#takeFromBefore()
-      else if (!this.#takeFromLog()) return undefined
+      else return this.#takeFromLog()
     }
   }
 
   stop (): void {
     this.#ended = true
-    this.onReady = noop
-    this.#parts.length = 0
+    this.#taker = NOBODY
+    this.#parts = NONE
     this.#snapshot?.stop()
     this.#snapshot = undefined
     this.#replica.leave(this)
   }
 
   tell (): void {
-    if (!this.pending) this.onReady(false)
+    if (!this.pending) this.#taker.onReady(false)
   }
 
   urge (from: number): void {
-    if (!this.pending && this.#index >= from) this.onReady(true)
+    if (!this.pending && this.#index >= from) this.#taker.onReady(true)
   }
 
   /** @param here the position at which it has joined; undefined: that from which the replica is given what comes */
@@ -126,7 +130,7 @@ export class Cursor implements Reading, Reader {
   }
 
   #resume (position: string): void {
-    this.#parts.push({ is: 'position', id: position, why: 'start' })
+    this.#add({ is: 'position', id: position, why: 'start' })
     this.#opened = true
     this.#moveTo(position)
   }
@@ -148,8 +152,8 @@ export class Cursor implements Reading, Reader {
 
   /** @returns whether it goes on with what is retained, rather than with a snapshot */
   #tellGap (requested: string, { after, entries }: Page): boolean {
-    if (!this.#opened) this.#parts.push({ is: 'position', id: requested, why: 'requested' })
-    this.#parts.push({ is: 'gap', gap: { requested, earliest: entries[0]?.id ?? null } })
+    if (!this.#opened) this.#add({ is: 'position', id: requested, why: 'requested' })
+    this.#add({ is: 'gap', gap: { requested, earliest: entries[0]?.id ?? null } })
     this.#openSnapshot()
     if (this.#snapshot === undefined) {
       this.#resume(after)
@@ -185,23 +189,35 @@ export class Cursor implements Reading, Reader {
     this.#ahead = compareEntryIds(position, log.tail) > 0
   }
 
-  /** @returns false if there is nothing now */
-  #takeFromLog (): boolean {
+  #takeFirst (): Part {
+    const [first, ...rest] = this.#parts
+    this.#parts = rest.length === 0 ? NONE : rest
+    return first!
+  }
+
+  #add (part: Part): void {
+    this.#parts = [...this.#parts, part]
+  }
+
+  #takeFromLog (): Part | undefined {
     if (this.#ahead) this.#moveTo(this.#position)
     const batch = this.#ahead ? undefined : this.#replica.batchFrom(this.#index)
-    if (batch !== undefined) {
-      this.#index += batch.events.length
-      this.#position = batch.events.at(-1)!.id
-      this.#give(batch)
-      return true
-    }
+    if (batch === undefined) return this.#takeEnd()
+    this.#index += batch.events.length
+    this.#position = batch.events.at(-1)!.id
+    if (this.#options.filter === undefined) return batch
+    this.#give(batch)
+    return this.#takeFirst()
+  }
+
+  /** It has had all that there is: for now, or for good. */
+  #takeEnd (): Part | undefined {
     this.#live = true
     const { closed, failure } = this.#replica
     if (failure !== undefined) throw failure.error
-    if (!closed) return false
+    if (!closed) return undefined
     this.stop()
-    this.#parts.push({ is: 'end' })
-    return true
+    return { is: 'end' }
   }
 
   /** The log has moved past the cursor, or has never reached back to it. */
@@ -210,7 +226,7 @@ export class Cursor implements Reading, Reader {
     // The log has lost its way, but nothing that the cursor has not had.
     if (this.#position === log.base) return this.#moveTo(this.#position)
     if (this.#live && this.#channel.onLag === 'latest' && newest?.reaches(this.#position)) {
-      this.#parts.push({ is: 'lag' })
+      this.#add({ is: 'lag' })
       this.#compacting = true
     } else {
       this.#wait(async () => {
@@ -223,7 +239,7 @@ export class Cursor implements Reading, Reader {
 
   #fallBehind (page: Page): boolean {
     if (this.#live && this.#channel.onLag === 'disconnect') throw new Lagged(this.#channel.name)
-    if (this.#live) this.#parts.push({ is: 'lag' })
+    if (this.#live) this.#add({ is: 'lag' })
     return this.#tellGap(this.#position, page)
   }
 
@@ -249,7 +265,7 @@ export class Cursor implements Reading, Reader {
         this.#resume(this.#position)
       } else {
         const wanted = events.filter((event) => passes(this.#options.filter, event))
-        if (wanted.length > 0) this.#parts.push({ is: 'events', batch: new Batch(wanted) })
+        if (wanted.length > 0) this.#add(new Batch(wanted))
       }
     })
   }
@@ -257,23 +273,21 @@ export class Cursor implements Reading, Reader {
   #give (batch: Batch): void {
     const { filter } = this.#options
     if (filter === undefined) {
-      this.#parts.push({ is: 'events', batch })
+      this.#add(batch)
       return
     }
     const { events } = batch
     const wanted = events.filter((event) => passes(filter, event))
-    if (wanted.length > 0) this.#parts.push({ is: 'events', batch: new Batch(wanted) })
+    if (wanted.length > 0) this.#add(new Batch(wanted))
     const last = events.at(-1)!
-    if (wanted.at(-1) !== last) this.#parts.push({ is: 'position', id: last.id, why: 'moved' })
+    if (wanted.at(-1) !== last) this.#add({ is: 'position', id: last.id, why: 'moved' })
   }
 
   #wait (task: () => Promise<void>): Promise<void> {
     this.pending = true
     return task().catch((error: unknown) => { this.#failure = { error } }).finally(() => {
       this.pending = false
-      this.onReady(false)
+      this.#taker.onReady(false)
     })
   }
 }
-
-function noop () {}

@@ -2,10 +2,10 @@
 import { sizeOf, type Entry, type Message } from '../broker.ts'
 import type { Coding } from '../coding.ts'
 import { frame } from '../frame.ts'
-import { compressPiece, storePiece, type Shareable } from '../pieces.ts'
+import { compressPiece, storePiece } from '../pieces.ts'
 import { toReceived, type ReceivedEvent } from './message.ts'
 
-export class FramedEvent implements Shareable {
+export class FramedEvent {
   /** The position after it; `''`: none, as it is an event of a snapshot. */
   readonly id: string
   readonly message: Message

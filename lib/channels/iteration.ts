@@ -2,7 +2,7 @@
 import { onAbort } from '../on-abort.ts'
 import { EVENTS_PER_TURN, PARTS_PER_TURN } from '../turns.ts'
 import { GAP, toReceived, type ReceivedEvent } from './message.ts'
-import type { Part, Reading } from './reading.ts'
+import type { Part, Reading, Taker } from './reading.ts'
 
 /** Bytes that are held for a reader when one turn publishes more than the channel's history has room for. */
 const MOST_HELD = 4_194_304
@@ -32,7 +32,7 @@ export class Iterations {
   }
 }
 
-export class Iteration implements AsyncIterableIterator<ReceivedEvent> {
+export class Iteration implements AsyncIterableIterator<ReceivedEvent>, Taker {
   readonly #open: () => Reading
   readonly #signal: AbortSignal | undefined
   readonly #all: Iterations
@@ -88,10 +88,12 @@ export class Iteration implements AsyncIterableIterator<ReceivedEvent> {
     if (this.#done) return
     this.#all.add(this)
     this.#reading = this.#open()
-    this.#reading.onReady = (urgent) => {
-      if (urgent) this.#hold()
-      this.#serve()
-    }
+    this.#reading.begin(this)
+  }
+
+  onReady (urgent: boolean): void {
+    if (urgent) this.#hold()
+    this.#serve()
   }
 
   #finish (): void {
@@ -154,7 +156,7 @@ export class Iteration implements AsyncIterableIterator<ReceivedEvent> {
   #add (part: Part): void {
     switch (part.is) {
       case 'events':
-        for (const { message, id, size } of part.batch.events) {
+        for (const { message, id, size } of part.events) {
           this.#held += size
           this.#events.push(toReceived(message, id))
         }

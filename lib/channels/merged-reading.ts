@@ -6,7 +6,7 @@
 import { compareEntryIds } from '../entry-id.ts'
 import { EARLIEST, type Cursor } from './cursor.ts'
 import type { FramedEvent } from './framed-event.ts'
-import { Batch, type Part, type Reading } from './reading.ts'
+import { Batch, NOBODY, type Part, type Reading, type Taker } from './reading.ts'
 import type { Vector } from './vector.ts'
 
 interface Member {
@@ -21,10 +21,8 @@ interface Member {
   ended: boolean
 }
 
-export class MergedReading implements Reading {
-  onReady: (urgent: boolean) => void = noop
-
-  readonly begun: Promise<unknown>
+export class MergedReading implements Reading, Taker {
+  #taker = NOBODY
   readonly #members: Member[]
   readonly #vector: Vector
   /** The client's last event ID, which it has to keep while it is told what comes before the position. */
@@ -40,10 +38,17 @@ export class MergedReading implements Reading {
     this.#members = cursors.map(({ name, cursor }, index) => ({
       index, name, cursor, events: [], at: 0, started: false, ended: false
     }))
-    this.begun = Promise.all(cursors.map(({ cursor }) => cursor.begun))
     this.#vector = vector
     this.#requested = requested === EARLIEST ? undefined : requested
-    for (const { cursor } of this.#members) cursor.onReady = (urgent) => this.onReady(urgent)
+  }
+
+  begin (taker: Taker): Promise<unknown> {
+    this.#taker = taker
+    return Promise.all(this.#members.map(({ cursor }) => cursor.begin(this)))
+  }
+
+  onReady (urgent: boolean): void {
+    this.#taker.onReady(urgent)
   }
 
   take (): Part | undefined {
@@ -59,7 +64,7 @@ export class MergedReading implements Reading {
   }
 
   stop (): void {
-    this.onReady = noop
+    this.#taker = NOBODY
     for (const { cursor } of this.#members) cursor.stop()
   }
 
@@ -82,7 +87,7 @@ export class MergedReading implements Reading {
   #merge (): boolean {
     if (this.#members.every(({ ended }) => ended)) return false
     const batch = Batch.gather(() => this.#next())
-    if (batch.events.length > 0) this.#parts.unshift({ is: 'events', batch })
+    if (batch.events.length > 0) this.#parts.unshift(batch)
     if (this.#members.every(({ ended }) => ended)) this.#parts.push({ is: 'end' })
     return this.#parts.length > 0
   }
@@ -116,11 +121,11 @@ export class MergedReading implements Reading {
     switch (part.is) {
       case 'events':
         // Events of a snapshot have no place in an order.
-        if (part.batch.events[0]!.id === '') {
+        if (part.events[0]!.id === '') {
           this.#tellRequested()
           this.#parts.push(part)
         } else {
-          member.events = part.batch.events
+          member.events = part.events
           member.at = 0
         }
         break
@@ -158,5 +163,3 @@ export class MergedReading implements Reading {
 function isBefore (a: FramedEvent, b: FramedEvent): boolean {
   return compareEntryIds(a.id, b.id) < 0
 }
-
-function noop () {}

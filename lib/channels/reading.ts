@@ -2,6 +2,7 @@
  * How a reader gets what is on a channel, or on several: it takes part after part, as fast as it can, and is called when
  * there is more. What it has not taken it does not hold: behind a reading there is a place in a log, not a queue.
  */
+import { Chunk } from '../chunk.ts'
 import type { Coding } from '../coding.ts'
 import type { Shareable } from '../pieces.ts'
 import type { FramedEvent } from './framed-event.ts'
@@ -14,8 +15,9 @@ const MOST_EVENTS = 1_024
 
 /** Some events, one after the other. */
 export class Batch implements Shareable {
+  readonly is = 'events'
   readonly events: readonly FramedEvent[]
-  #bytes: Buffer | undefined
+  #chunk: Chunk | undefined
   readonly #compressed: Partial<Record<Coding, Buffer>> = {}
 
   constructor (events: readonly FramedEvent[]) {
@@ -37,8 +39,16 @@ export class Batch implements Shareable {
 
   /** Their blocks. Whoever is given the same batch shares them. */
   get bytes (): Buffer {
-    this.#bytes ??= this.events.length === 1 ? this.events[0]!.bytes : Buffer.concat(this.events.map(({ bytes }) => bytes))
-    return this.#bytes
+    return this.#asChunk.bytes
+  }
+
+  get chunk (): Buffer {
+    return this.#asChunk.whole
+  }
+
+  get #asChunk (): Chunk {
+    this.#chunk ??= new Chunk(this.events.map(({ bytes }) => bytes))
+    return this.#chunk
   }
 
   /** The same, compressed. */
@@ -49,7 +59,7 @@ export class Batch implements Shareable {
 }
 
 export type Part =
-  | { is: 'events', batch: Batch }
+  | Batch
   /**
    * The reader's last event ID, without an event.
    * @property why 'start': events follow from here. 'requested': it is the one that was asked for, and a gap follows.
@@ -73,19 +83,29 @@ export interface Gap {
   earliest: string | null
 }
 
+/** Whoever takes what a reading gives. */
+export interface Taker {
+  /**
+   * There may be more to take.
+   * @param urgent what it has not taken when this returns may be gone: it should take it, even if it would rather pause
+   */
+  onReady (urgent: boolean): void
+}
+
 export interface Reading {
-  /** Settles when it is known from where it reads, or that it cannot; never rejects, as `take` tells. */
-  readonly begun: Promise<unknown>
+  /**
+   * What is published from here on is not missed. Called once, before all else.
+   * @returns settles when it is known from where it reads, or that it cannot; never rejects, as `take` tells
+   */
+  begin (taker: Taker): Promise<unknown>
   /**
    * What comes next; undefined when there is nothing now, and then `onReady` is called when there may be more.
    * @throws {Lagged} where that is how the channel wants a lag to end; what a broker, a snapshot or a filter throws
    */
   take (): Part | undefined
-  /**
-   * Set by the reader.
-   * @param urgent what it has not taken when this returns may be gone: it should take it, even if it would rather pause
-   */
-  onReady: (urgent: boolean) => void
   /** Nothing more is taken, and nobody is called. */
   stop (): void
 }
+
+/** Nobody takes any more. */
+export const NOBODY: Taker = { onReady () {} }
