@@ -9,9 +9,17 @@ import type { RawResponse } from './response.ts'
 
 const CRLF = '\r\n'
 
-/** Around bytes of this length: what goes before them, and what after. */
-function head (length: number): string {
-  return length.toString(16) + CRLF
+/** What goes before that many bytes. */
+function head (size: number): string {
+  return size.toString(16) + CRLF
+}
+
+/**
+ * Text as a chunk.
+ * @param size of the text, in bytes; at least 1
+ */
+export function chunked (text: string, size: number): string {
+  return head(size) + text + CRLF
 }
 
 /** Some bytes, and the chunk that has them: they lie in the same memory. */
@@ -38,16 +46,24 @@ export class Chunk {
 const { write } = ServerResponse.prototype
 
 /**
- * The socket to which a chunk can be written as it is; undefined: the response is to write. Its head must be out.
+ * The socket of a response to which chunks can be written as they are from now on, as long as `isFree`; undefined: none.
+ * The head must be out.
  *
- * The response must be Node's own, over HTTP/1.1, unchanged: instrumentation, say, that looks at what is written to it
- * goes on seeing it. It must have its socket (others may be before it in a pipeline) and not be ended, as then the next
- * response has it; and nothing may wait in the response, before which the chunk would arrive.
+ * The response must be Node's own, over HTTP/1.1, so that its body is chunked; and nothing may wait in it, before which a
+ * chunk would arrive: it may not have its socket yet, where others are before it in a pipeline.
  */
-export function socketFor (response: RawResponse): Socket | undefined {
-  if (response.write !== write) return undefined
-  const { socket, chunkedEncoding, writableEnded, writableCorked, writableLength } = response as ServerResponse
-  const isFree = chunkedEncoding && !writableEnded && writableCorked === 0 &&
-    socket !== null && socket.writable && writableLength === socket.writableLength
-  return isFree ? socket : undefined
+export function socketOf (response: RawResponse): Socket | undefined {
+  const { socket, chunkedEncoding, writableLength } = response as ServerResponse
+  const isOwn = response.write === write && chunkedEncoding && socket !== null && writableLength === socket.writableLength
+  return isOwn ? socket : undefined
+}
+
+/**
+ * Whether the response would do nothing but write a chunk. Once it is ended, the next response has the socket; where
+ * somebody has corked it, what it holds goes first; and whoever has put a `write` of their own in its place (instrumentation,
+ * say) goes on seeing what is written.
+ */
+export function isFree (response: RawResponse, socket: Socket): boolean {
+  return response.socket === socket && !response.writableEnded && (response as ServerResponse).writableCorked === 0 &&
+    response.write === write && socket.writable
 }

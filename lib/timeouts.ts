@@ -1,15 +1,16 @@
 /**
- * Waits of one length for any number of connections, on one timer: those that wait stand in line in the order in
- * which they began, so the first is always the next that is due. To begin again costs a few assignments, whatever
- * the number of connections; a connection needs no timer of its own.
+ * Waits of one length for any number of connections, on one timer. To begin again costs a connection that waits already no
+ * more than to write down when. It has an appointment: when that comes it is looked at, and gets another one if it has
+ * begun again meanwhile. Waits that are over at about the same time share an appointment, so however many connections
+ * there are, the process is woken some 64 times within one length.
  */
 
-/** Somebody that can stand in one line at a time. The fields belong to the line. */
+/** Somebody that can wait in one line at a time. The fields belong to the line. */
 export interface Waiting {
-  line: Line | undefined
+  appointment: Appointment | undefined
   earlier: Waiting | undefined
   later: Waiting | undefined
-  /** When the wait began, in ms of performance.now(). */
+  /** When the wait began, in whole ms of performance.now(). */
   since: number
   /**
    * The wait in this line is over. Whoever wants to wait again says so.
@@ -18,63 +19,120 @@ export interface Waiting {
   onDue (line: Line, late: number): void
 }
 
+/** When those who are in it are looked at. */
+interface Appointment {
+  readonly line: Line
+  /** When the first of them is due, and when the last. */
+  readonly from: number
+  to: number
+  first: Waiting | undefined
+  last: Waiting | undefined
+}
+
+/** A wait may be this part of its length shorter, or longer, than was said, where others are over at that time. */
+const TOLERANCE = 1 / 64
+
 export class Line {
   readonly #ms: number
-  #first: Waiting | undefined
-  #last: Waiting | undefined
+  readonly #isEarly: boolean
+  /** In the order of their times; some dozens, as they are apart by the tolerance. */
+  readonly #appointments: Appointment[] = []
   #timer: NodeJS.Timeout | undefined
 
-  constructor (ms: number) {
+  /** @param isEarly whether a wait may be shorter than `ms`; else it may be longer */
+  constructor (ms: number, isEarly: boolean) {
     this.#ms = ms
+    this.#isEarly = isEarly
   }
 
-  /** Begins to wait from now, also where it stood in this line, or another, already. */
+  /** Begins to wait from now, also where it waited here, or in another line, already. */
   wait (waiting: Waiting): void {
-    if (waiting.line !== undefined) waiting.line.leave(waiting)
-    waiting.since = performance.now()
-    waiting.line = this
-    waiting.earlier = this.#last
-    if (this.#last === undefined) this.#first = waiting
-    else this.#last.later = waiting
-    this.#last = waiting
-    // A timer that is set already is due no later than this wait.
-    if (this.#timer === undefined) this.#set(this.#ms)
+    waiting.since = Math.ceil(performance.now())
+    if (waiting.appointment?.line !== this) this.goOn(waiting)
+  }
+
+  /** Waits here as if it had waited here since it began. */
+  goOn (waiting: Waiting): void {
+    waiting.appointment?.line.leave(waiting)
+    const appointment = this.#appointmentAt(waiting.since + this.#ms)
+    waiting.appointment = appointment
+    waiting.earlier = appointment.last
+    if (appointment.last === undefined) appointment.first = waiting
+    else appointment.last.later = waiting
+    appointment.last = waiting
   }
 
   leave (waiting: Waiting): void {
-    if (waiting.line !== this) return
-    if (waiting.earlier === undefined) this.#first = waiting.later
+    const { appointment } = waiting
+    if (appointment?.line !== this) return
+    if (waiting.earlier === undefined) appointment.first = waiting.later
     else waiting.earlier.later = waiting.later
-    if (waiting.later === undefined) this.#last = waiting.earlier
+    if (waiting.later === undefined) appointment.last = waiting.earlier
     else waiting.later.earlier = waiting.earlier
-    waiting.line = waiting.earlier = waiting.later = undefined
+    waiting.appointment = waiting.earlier = waiting.later = undefined
   }
 
-  #set (ms: number): void {
-    this.#timer = setTimeout(() => this.#due(), ms).unref()
+  #appointmentAt (due: number): Appointment {
+    let index = this.#appointments.length
+    while (index > 0 && this.#appointments[index - 1]!.from > due) index--
+    const near = this.#appointments[index - 1]
+    if (near !== undefined && due - near.from <= this.#ms * TOLERANCE) {
+      near.to = Math.max(near.to, due)
+      return near
+    }
+    const appointment = { line: this, from: due, to: due, first: undefined, last: undefined }
+    this.#appointments.splice(index, 0, appointment)
+    if (index === 0) this.#setTimer()
+    return appointment
   }
 
-  /** Takes all that are due, then sets the timer for the first that is not. An empty line has no timer. */
+  #timeOf ({ from, to }: Appointment): number {
+    return this.#isEarly ? from : to
+  }
+
+  #setTimer (): void {
+    clearTimeout(this.#timer)
+    const next = this.#appointments[0]
+    if (next === undefined) this.#timer = undefined
+    else this.#timer = setTimeout(() => this.#due(), Math.max(1, Math.ceil(this.#timeOf(next) - performance.now()))).unref()
+  }
+
+  /** Takes all whose time has come, then sets the timer for the next. An empty line has no timer. */
   #due (): void {
     const now = performance.now()
-    // The timer counts as set until the end: one who waits again here must not set it past those still in line.
-    while (this.#first !== undefined && this.#first.since + this.#ms <= now) {
-      const waiting = this.#first
-      this.leave(waiting)
-      waiting.onDue(this, now - waiting.since - this.#ms)
+    while (this.#appointments.length > 0 && this.#timeOf(this.#appointments[0]!) <= now) {
+      const appointment = this.#appointments.shift()!
+      while (appointment.first !== undefined) this.#look(appointment.first, now)
     }
-    this.#timer = undefined
-    if (this.#first !== undefined) this.#set(Math.max(1, Math.ceil(this.#first.since + this.#ms - now)))
+    this.#setTimer()
+  }
+
+  #look (waiting: Waiting, now: number): void {
+    this.leave(waiting)
+    const late = now - waiting.since - this.#ms
+    if (late >= (this.#isEarly ? -this.#ms * TOLERANCE : 0)) waiting.onDue(this, late)
+    else this.goOn(waiting)
   }
 }
 
-/** The lines of one plugin, one for each length of time that its connections wait. */
+/** The lines of one plugin, by the length of time that its connections wait. */
 export class Lines {
-  readonly #lines = new Map<number, Line>()
+  readonly #within = new Map<number, Line>()
+  readonly #after = new Map<number, Line>()
 
-  of (ms: number): Line {
-    let line = this.#lines.get(ms)
-    if (line === undefined) this.#lines.set(ms, line = new Line(ms))
-    return line
+  /** Where a wait is over after `ms` at the latest. */
+  within (ms: number): Line {
+    return lineOf(this.#within, ms, true)
   }
+
+  /** Where a wait is over after `ms` at the earliest. */
+  after (ms: number): Line {
+    return lineOf(this.#after, ms, false)
+  }
+}
+
+function lineOf (lines: Map<number, Line>, ms: number, isEarly: boolean): Line {
+  let line = lines.get(ms)
+  if (line === undefined) lines.set(ms, line = new Line(ms, isEarly))
+  return line
 }

@@ -1,31 +1,26 @@
 /**
- * The way to one client: text is gathered, written, and held back while the client does not keep up; silence is broken
- * by comments, and a client that leaves bytes unread for too long is given up. Knows nothing of why a stream ends.
+ * The way to one client: text is gathered, written, and held back while the client does not keep up. Knows nothing of why
+ * a stream ends.
  *
  * What is written in one turn gathers and leaves in one write. Until Fastify has given the response over (its onSend
  * hooks may take their time) everything gathers. A client is *behind* from the moment that the socket asks for a pause
  * until it has drained; meanwhile nothing more is taken, and no comment is sent.
- *
- * A writer stands in a line of `timeouts.ts` from a write on, unless the one before is still unread: then time goes on
- * counting from there. When the shorter of `keepAlive` and `writeTimeout` has passed it takes a first look at whether
- * the client has read what was written; a second one, when the longer has passed.
  */
-import { socketFor } from './chunk.ts'
+import type { Socket } from 'node:net'
+import { chunked, isFree, socketOf } from './chunk.ts'
 import { KEEP_ALIVE } from './frame.ts'
 import type { ResolvedOptions } from './options.ts'
 import type { Pieces, Shareable } from './pieces.ts'
 import { sendHead, type RawResponse } from './response.ts'
+import { Silence, type Watched } from './silence.ts'
 import type { SseStats } from './stats.ts'
-import type { Line, Lines, Waiting } from './timeouts.ts'
+import type { Lines } from './timeouts.ts'
 
 /** Characters that gather at the most before they are written: what a Node stream holds before it asks for a pause. */
 const GATHER = 16_384
 
 /** Bytes that are written at once at the most, so that a slow client which reads on is seen to read. */
 const SLICE = 65_536
-
-/** Milliseconds by which a timer is late if the event loop was blocked. */
-const BLOCKED = 100
 
 /** Where the bytes go: the response itself, or a stream that an onSend hook has put before it. */
 export interface Destination {
@@ -41,33 +36,25 @@ export interface WriterOwner {
   onStalled (): void
 }
 
-export class Writer implements Waiting {
+export class Writer implements Watched {
   bytes = 0
   behind = false
   /** What breaks silence. */
   keepAlive = KEEP_ALIVE
 
-  line: Line | undefined = undefined
-  earlier: Waiting | undefined = undefined
-  later: Waiting | undefined = undefined
-  since = 0
-
   readonly #response: RawResponse
-  readonly #options: Pick<ResolvedOptions, 'keepAlive' | 'writeTimeout'>
-  readonly #lines: Lines
   readonly #stats: SseStats
   readonly #owner: WriterOwner
+  readonly #silence: Silence
   /** Compresses what is written; undefined: it goes out as it is. */
   #pieces: Pieces | undefined
   #counts = true
-  /** Something was written to the response itself, and its head went before it. */
-  #headIsOut = false
   #destination: Destination | undefined
+  /** To which chunks can be written, past the response. */
+  #socket: Socket | undefined
   #gathered = ''
   /** A flush is due at the end of this turn. */
   #flushing = false
-  /** The first look was taken: the next one decides. */
-  #looked = false
   /** What is to be sent before the gathered text: the rest of a large write, bytes that came while it was behind. */
   #queue: Buffer[] = []
   /** Set with the last text. */
@@ -77,10 +64,9 @@ export class Writer implements Waiting {
 
   constructor (response: RawResponse, options: ResolvedOptions, lines: Lines, stats: SseStats, owner: WriterOwner) {
     this.#response = response
-    this.#options = options
-    this.#lines = lines
     this.#stats = stats
     this.#owner = owner
+    this.#silence = new Silence(this, options, lines)
   }
 
   /** From here on, before anything is written, all is compressed. */
@@ -98,8 +84,8 @@ export class Writer implements Waiting {
     if (this.#closed) return
     this.#destination = destination
     this.#counts = counts
-    if (head && this.#done === undefined) sendHead(this.#response, () => this.#flush())
-    else this.#flush()
+    if (head && this.#done === undefined) sendHead(this.#response, () => this.flush())
+    else this.flush()
   }
 
   /** Counts bytes that are sent. */
@@ -115,10 +101,10 @@ export class Writer implements Waiting {
     const full = this.#gathered.length >= GATHER
     if (this.behind || this.#destination === undefined) return !this.behind && !full
     if (full) {
-      this.#flush()
+      this.flush()
     } else if (!this.#flushing) {
       this.#flushing = true
-      process.nextTick(() => this.#flush())
+      process.nextTick(flush, this)
     }
     return !this.behind
   }
@@ -126,24 +112,17 @@ export class Writer implements Waiting {
   /** Takes bytes, which are not copied: many writers may share them. False: make a pause, as with `write`. */
   writeBytes (shareable: Shareable): boolean {
     if (this.#closed) return false
-    if (this.#writeChunk(shareable)) return !this.behind
+    const size = shareable.bytes.length
+    const socket = this.#gathered === '' ? this.#shortWay(size) : undefined
+    if (socket !== undefined) {
+      this.#writeChunk(socket, shareable.chunk, size)
+      return !this.behind
+    }
     this.#enqueueGathered()
     this.#queue.push(this.#pieces === undefined ? shareable.bytes : this.#pieces.shared(shareable))
     if (this.#destination === undefined) return this.unsent < GATHER
-    this.#flush()
+    this.flush()
     return !this.behind
-  }
-
-  /** @returns false where something is in between, or before it, and the long way is to be taken */
-  #writeChunk (shareable: Shareable): boolean {
-    const isNext = this.#gathered === '' && this.#queue.length === 0 && this.#headIsOut && !this.behind && this.#pieces === undefined
-    const socket = isNext ? socketFor(this.#response) : undefined
-    if (socket === undefined || shareable.bytes.length > SLICE) return false
-    const taken = socket.writableLength === 0
-    this.count(shareable.bytes.length)
-    if (!socket.write(shareable.chunk)) this.#onBehind(socket)
-    if (taken || this.line === undefined) this.#wait()
-    return true
   }
 
   /** Bytes (of text still to be encoded: characters) that were taken, but not by the socket. */
@@ -170,7 +149,7 @@ export class Writer implements Waiting {
     }
     this.#done = done
     this.#wake()
-    this.#flush()
+    this.flush()
   }
 
   /** Nothing more can be sent, and nothing is waited for, for good. */
@@ -178,7 +157,7 @@ export class Writer implements Waiting {
     this.#closed = true
     this.#gathered = ''
     this.#queue = []
-    this.line?.leave(this)
+    this.#silence.end()
     this.#wake()
   }
 
@@ -189,40 +168,51 @@ export class Writer implements Waiting {
     this.#response.destroy()
   }
 
-  onDue (line: Line, late: number): void {
-    const { keepAlive, writeTimeout } = this.#options
-    if (this.#done !== undefined || !this.#isTaken()) {
-      // While the event loop was blocked nobody could be served: that is no delay of the client's.
-      if (late > BLOCKED) line.wait(this)
-      else this.#onUnread(line)
-    } else if (keepAlive === false) {
-      line.wait(this)
-    } else if (writeTimeout !== false && writeTimeout < keepAlive && !this.#looked) {
-      this.#lookAgain(keepAlive - writeTimeout)
+  get isTaken (): boolean {
+    if (this.#destination === undefined) return true
+    return this.#destination.writableLength === 0 &&
+      (this.#destination === this.#response || this.#response.writableLength === 0)
+  }
+
+  get isLast (): boolean {
+    return this.#done !== undefined
+  }
+
+  breakSilence (): void {
+    this.write(this.keepAlive)
+  }
+
+  onStalled (): void {
+    this.#owner.onStalled()
+  }
+
+  /** Sends what has gathered. */
+  flush (): void {
+    this.#flushing = false
+    if (this.#closed || this.#destination === undefined || this.behind) return
+    const text = this.#gathered
+    const socket = text === '' ? undefined : this.#shortWay(text.length)
+    if (socket !== undefined) {
+      this.#gathered = ''
+      const size = Buffer.byteLength(text)
+      this.#writeChunk(socket, chunked(text, size), size)
     } else {
-      this.write(this.keepAlive)
+      const { isTaken } = this
+      this.#afterWrite(this.#send(this.#destination), this.#destination, isTaken)
     }
   }
 
-  #onUnread (line: Line): void {
-    const { keepAlive, writeTimeout } = this.#options
-    if (writeTimeout === false) line.wait(this)
-    else if (this.#done !== undefined || this.#looked || line === this.#lines.of(writeTimeout)) this.#owner.onStalled()
-    else this.#lookAgain(writeTimeout - (keepAlive || 0))
+  /** @returns the socket, where bytes of this size can go to it at once, and nothing else is to go there first */
+  #shortWay (size: number): Socket | undefined {
+    const socket = this.#socket
+    const isClear = socket !== undefined && !this.behind && this.#queue.length === 0 && size <= SLICE
+    return isClear && isFree(this.#response, socket) ? socket : undefined
   }
 
-  #lookAgain (ms: number): void {
-    this.#looked = true
-    this.#lines.of(ms).wait(this)
-  }
-
-  #flush (): void {
-    this.#flushing = false
-    if (this.#closed || this.#destination === undefined || this.behind) return
-    const taken = this.#isTaken()
-    if (this.#send(this.#destination)) this.#onSent()
-    else this.#onBehind(this.#destination)
-    if (taken || this.#done !== undefined || this.line === undefined) this.#wait()
+  #writeChunk (socket: Socket, chunk: Buffer | string, size: number): void {
+    const isTaken = socket.writableLength === 0
+    this.count(size)
+    this.#afterWrite(socket.write(chunk), socket, isTaken)
   }
 
   #enqueue (bytes: Buffer): void {
@@ -246,8 +236,9 @@ export class Writer implements Waiting {
       const slice = this.#nextSlice(this.#queue[0]!)
       if (this.#counts) this.count(slice.length)
       goOn = destination.write(slice)
-      this.#headIsOut = destination === this.#response
     }
+    // From here on its head is out.
+    if (destination === this.#response && this.#pieces === undefined) this.#socket = socketOf(this.#response)
     // An array that was filled once keeps room for many.
     if (this.#queue.length === 0) this.#queue = []
     return goOn
@@ -259,9 +250,15 @@ export class Writer implements Waiting {
     return first.length <= SLICE ? first : first.subarray(0, SLICE)
   }
 
-  #onSent (): void {
-    this.#wake()
-    this.#onAllWritten()
+  /**
+   * @param goOn false: the socket asks for a pause
+   * @param wasTaken nothing was unread before
+   */
+  #afterWrite (goOn: boolean, socket: Pick<Destination, 'once'>, wasTaken: boolean): void {
+    if (goOn) this.#wake()
+    else this.#onBehind(socket)
+    if (this.#queue.length === 0) this.#onAllWritten()
+    if (wasTaken || this.isLast || this.#silence.isOver) this.#silence.begin(this.behind || this.isLast)
   }
 
   #onAllWritten (): void {
@@ -273,26 +270,10 @@ export class Writer implements Waiting {
 
   #onBehind (socket: Pick<Destination, 'once'>): void {
     this.behind = true
-    if (this.#queue.length === 0) this.#onAllWritten()
     socket.once('drain', () => {
       this.behind = false
-      this.#flush()
+      this.flush()
     })
-  }
-
-  #wait (): void {
-    const { keepAlive, writeTimeout } = this.#options
-    this.#looked = false
-    const longest = writeTimeout || Infinity
-    const ms = this.behind || this.#done !== undefined ? longest : Math.min(keepAlive || Infinity, longest)
-    if (ms === Infinity) this.line?.leave(this)
-    else this.#lines.of(ms).wait(this)
-  }
-
-  #isTaken (): boolean {
-    if (this.#destination === undefined) return true
-    return this.#destination.writableLength === 0 &&
-      (this.#destination === this.#response || this.#response.writableLength === 0)
   }
 
   #wake (): void {
@@ -300,6 +281,10 @@ export class Writer implements Waiting {
     this.#waiter = noop
     waiter()
   }
+}
+
+function flush (writer: Writer): void {
+  writer.flush()
 }
 
 function noop () {}

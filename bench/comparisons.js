@@ -1,0 +1,23 @@
+/** What a figure says in the end: our median beside that of another, and what it must be, or is wished to be. */
+import { OURS } from './contenders.js'
+
+/**
+ * @param values of `inRounds`
+ * @param names of those of whom the best is taken
+ * @param goal `{ better: 'lower' | 'higher', must, aim }`, of the ratio
+ */
+export function compare (title, values, names, { better, must, aim }) {
+  const medianOf = (name) => values[name].median
+  const sorted = names.toSorted((a, b) => medianOf(a) - medianOf(b))
+  const best = better === 'lower' ? sorted[0] : sorted.at(-1)
+  const rival = names.length > 1 ? `${best}, the best peer` : best
+  return { title, rival, value: medianOf(OURS) / medianOf(best), unit: 'x', better, must, aim }
+}
+
+/** What is reached: 'aim', 'must', or 'missed' the must; 'short' of the aim where there is no must. */
+export function verdictOf ({ value, better, must, aim }) {
+  const reaches = (goal) => better === 'lower' ? value <= goal : value >= goal
+  if (reaches(aim)) return 'aim'
+  if (must === undefined) return 'short'
+  return reaches(must) ? 'must' : 'missed'
+}

@@ -1,0 +1,37 @@
+/** How fast streams begin, beside an ordinary answer of the same app: clients that come, and leave at the first byte. */
+import { setTimeout } from 'node:timers/promises'
+import { median } from '../common.js'
+import { compare } from '../comparisons.js'
+import { OURS, withContenders } from '../contenders.js'
+import { inRounds } from '../rounds.js'
+
+const JSON_ROUTE = 'JSON of 1 KB, the same app'
+const CONCURRENCY = 100
+
+/** In which a server finds out that clients have gone. */
+const AFTERMATH = 100
+
+export default async function run ({ short, rounds }) {
+  const count = short ? 2_000 : 5_000
+  return withContenders([[OURS]], async ([contender]) => {
+    const costs = new Map([[OURS, []], [JSON_ROUTE, []]])
+    const runners = [{ name: OURS, path: '/channel' }, { name: JSON_ROUTE, path: '/json' }]
+    const values = await inRounds(rounds, runners, async ({ name, path }) => {
+      const { result: seconds, cpu } = await contender.cpuOf(async () => {
+        const seconds = await contender.comeAndGo({ path, count, concurrency: CONCURRENCY })
+        await setTimeout(AFTERMATH)
+        return seconds
+      })
+      costs.get(name).push(cpu / count)
+      return count / seconds
+    })
+    const goal = { better: 'higher', must: 0.8, aim: 1 }
+    return [{
+      title: 'Set-up: a connection, a request, the first byte',
+      unit: 'connections a second',
+      values,
+      notes: [...costs].map(([name, all]) => `${name}: ${Math.round(median(all))} us of CPU for each`),
+      comparisons: [compare('Set-up: connections a second', values, [JSON_ROUTE], goal)]
+    }]
+  })
+}
