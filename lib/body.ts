@@ -9,6 +9,9 @@ import type { Destination } from './writer.ts'
 
 type Listener = (...args: unknown[]) => void
 
+/** What `finished` of node:stream, by which Fastify does that, listens for. */
+const OF_ENDS = ['close', 'end', 'error', 'finish'] as const
+
 /** The body of a HEAD response: none. */
 export class NoBody extends EventEmitter {
   pipe (destination: Destination): Destination {
@@ -26,15 +29,12 @@ export class Body extends EventEmitter {
   readonly #reply: FastifyReply
   readonly #connection: Connection
   readonly #handOver: () => Error | undefined
-  /** Who listened to the response before Fastify did on this stream's behalf. */
-  #before = new Map<string | symbol, Listener[]>()
+  /** How many listened to each of these events of the response before Fastify did on this stream's behalf. */
+  readonly #counts = OF_ENDS.map(() => 0)
 
-  /** Fastify listens to this stream, then to the response on its behalf, then calls `pipe`. */
+  /** The last that Fastify listens to before it calls `pipe` is the response, on behalf of this stream. */
   override on (event: string | symbol, listener: Listener): this {
-    if (this.#before.size === 0) {
-      const response = this.#reply.raw
-      this.#before = new Map(response.eventNames().map((name) => [name, response.listeners(name) as Listener[]]))
-    }
+    for (const [at, name] of OF_ENDS.entries()) this.#counts[at] = this.#reply.raw.listenerCount(name)
     return super.on(event, listener)
   }
 
@@ -70,13 +70,12 @@ export class Body extends EventEmitter {
     this.emit('end')
     this.removeAllListeners()
     const response = this.#reply.raw
-    const before = this.#before
-    for (const event of response.eventNames()) {
-      for (const listener of response.listeners(event) as Listener[]) {
-        if (before.get(event)?.includes(listener) !== true) response.removeListener(event as string, listener)
-      }
+    // Where nobody else listens to one of these, its list is not made and unmade, which would cost more than it.
+    response.on('error', ignore).on('end', ignore)
+    for (const [at, name] of OF_ENDS.entries()) {
+      const others = response.listeners(name).slice(this.#counts[at]) as Listener[]
+      for (const listener of others) if (listener !== ignore) response.removeListener(name, listener)
     }
-    response.on('error', ignore)
   }
 
   /** RFC 9110, section 15.4.5: a 304 response has no content, so Node would drop every byte of it. */

@@ -10,8 +10,8 @@ import type { Payload, Payloads } from './payload.ts'
  * @throws {InvalidEvent} and then nothing of the event is sent
  */
 export function encodeEvent (value: unknown, payloads: Payloads | undefined): string {
-  const { fields, text } = serializeEvent(value, payloads)
-  return frame(fields, text)
+  const { fields, text, raw } = serializeEvent(value, payloads)
+  return frame(fields, text, !raw)
 }
 
 /** An event before it is framed. */
@@ -26,7 +26,7 @@ export interface Serialized {
 /** @throws {InvalidEvent} */
 export function serializeEvent (value: unknown, payloads: Payloads | undefined): Serialized {
   const event = asEvent(value)
-  const fields = checkEvent(event)
+  const fields = checkEvent(event, payloads)
   const raw = event.raw !== undefined
   // Without type and data it is no event, only an ID, a reconnection time or a comment.
   if (event.event === undefined && event.data === undefined && !raw) return { fields, text: undefined, raw }
@@ -39,9 +39,9 @@ export function serializeEvent (value: unknown, payloads: Payloads | undefined):
  * @throws {InvalidEvent}
  */
 export function encodeFirstEvent (value: unknown, payloads: Payloads | undefined): string {
-  const { fields, text } = serializeEvent(value, payloads)
+  const { fields, text, raw } = serializeEvent(value, payloads)
   if (fields.id !== undefined) throw new InvalidEvent("an event that is sent 'first' cannot have an 'id'")
-  return frame(fields, text)
+  return frame(fields, text, !raw)
 }
 
 /**

@@ -50,35 +50,41 @@ const FIELDS = ['event', 'data', 'raw', 'id', 'retry', 'comment']
 
 /**
  * Checks all that can be checked without a schema.
+ * @param known event types that were checked before
  * @throws {InvalidEvent} naming the field and the reason
  */
-export function checkEvent (event: SseEvent): Fields {
+export function checkEvent (event: SseEvent, known?: ReadonlyMap<string, unknown>): Fields {
   if (typeof event !== 'object' || event === null) {
     throw new InvalidEvent(`expected an object such as { data: … } or a string, got ${describe(event)}`)
   }
   if (ArrayBuffer.isView(event)) {
     throw new InvalidEvent('got bytes: yield { raw: text }, or set an encoding on the stream that they come from')
   }
-  let fields = 0
-  for (const field in event) {
-    if (!FIELDS.includes(field)) throw unknownField(field)
-    if (event[field as keyof SseEvent] !== undefined) fields++
-  }
-  if (fields === 0) {
+  for (const field in event) if (!FIELDS.includes(field)) throw unknownField(field)
+  const { event: type, data, raw, id, retry, comment } = event
+  if (data === undefined && raw === undefined && isEmpty(event)) {
     throw new InvalidEvent(`it is empty: give it one of ${FIELDS.join(', ')} that is not undefined; got ${describe(event)}`)
   }
-  if (event.data !== undefined && event.raw !== undefined) {
+  if (data !== undefined && raw !== undefined) {
     throw new InvalidEvent("it has both 'data' and 'raw': data is sent as JSON, raw as it is, so choose one")
   }
   return {
-    event: event.event === undefined ? '' : checkEventType(event.event),
-    id: event.id === undefined ? undefined : checkId(event.id),
-    retry: event.retry === undefined ? undefined : checkRetry(event.retry),
-    comment: event.comment === undefined ? undefined : checkComment(event.comment)
+    event: type === undefined ? '' : known?.has(type) === true ? type : checkEventType(type),
+    id: id === undefined ? undefined : checkId(id),
+    retry: retry === undefined ? undefined : checkRetry(retry),
+    comment: comment === undefined ? undefined : checkComment(comment)
   }
 }
 
-function checkEventType (event: unknown): string {
+function isEmpty ({ event, id, retry, comment }: SseEvent): boolean {
+  return event === undefined && id === undefined && retry === undefined && comment === undefined
+}
+
+/**
+ * As which event type the wire has it.
+ * @throws {InvalidEvent}
+ */
+export function checkEventType (event: unknown): string {
   if (typeof event !== 'string') throw wrongField('event', 'a string', event)
   if (/[\r\n]/.test(event)) throw new InvalidEvent("'event' has a line end (CR or LF)")
   if (!event.isWellFormed()) throw loneSurrogate('event')

@@ -9,15 +9,19 @@ import type { Fields } from './event.ts'
 /** A comment without text: "comment lines can be used to prevent connections from timing out" (section 9.2.7). */
 export const KEEP_ALIVE = ':\n\n'
 
-/** The block of an event. `text` is the data as it goes out; without it clients dispatch nothing. */
-export function frame (fields: Fields, text: string | undefined): string {
+/**
+ * The block of an event.
+ * @param text the data as it goes out; without it clients dispatch nothing
+ * @param isOneLine the text is known to have no line end, as what JSON.stringify gives
+ */
+export function frame (fields: Fields, text: string | undefined, isOneLine = false): string {
   let block = ''
   if (fields.id !== undefined) block += `id: ${fields.id}\n`
   if (fields.event !== '') block += `event: ${fields.event}\n`
   if (fields.retry !== undefined) block += `retry: ${fields.retry}\n`
   if (fields.comment !== undefined) block += lines(': ', fields.comment)
-  if (text !== undefined) block += lines('data: ', text)
-  return block + '\n'
+  if (text === undefined) return block + '\n'
+  return isOneLine ? `${block}data: ${text}\n\n` : block + lines('data: ', text) + '\n'
 }
 
 /** A block that carries an ID alone: remembered by a client as its last event ID, never dispatched. */

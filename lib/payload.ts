@@ -11,7 +11,7 @@ import { HasTransform, TransformEncode, TransformEncodeError } from '@sinclair/t
 import { Ajv, type ErrorObject, type ValidateFunction } from 'ajv'
 import formats from 'ajv-formats'
 import { describe, describeData, reasonOf } from './describe.ts'
-import { wireType } from './event.ts'
+import { checkEventType } from './event.ts'
 import { InvalidEvent } from './errors.ts'
 import { createProjection } from './projection.ts'
 import { References } from './references.ts'
@@ -45,7 +45,7 @@ export function compilePayloads (events: Record<string, Schema>, shared: Record<
         'It is a map of event types to schemas, such as { message: … }')
     }
     try {
-      payloads.set(wireType(type), compilePayload(type, schema, ajv, shared))
+      payloads.set(checkEventType(type), compilePayload(type, schema, ajv, shared))
     } catch (error) {
       throw new Error(`event type '${type}': ${(error as Error).message}`, { cause: error })
     }
@@ -69,14 +69,14 @@ function compilePayload (type: string, schema: Schema, ajv: Ajv, shared: Record<
   const references = new References({ ...shared, [key]: schema })
   const project = createProjection(references.root(key), references, (ref) => validatorAt(ajv, ref))
   const encode = createEncode(type, schema, shared)
+  const stringify = (encoded: unknown) => JSON.stringify(project(encoded)) as string | undefined
   const onlyStrings = isStringSchema(schema, shared)
   return {
     serialize (data) {
       if (data === undefined) throw new InvalidEvent(`event '${type}' needs data`)
       const encoded = encode === undefined ? data : encode(data)
-      const valid = guard(type, () => validate(encoded))
-      if (!valid) throw mismatch(type, 'data', validate.errors!)
-      const text = guard(type, () => JSON.stringify(project(encoded)) as string | undefined)
+      if (!guard(type, validate, encoded)) throw mismatch(type, 'data', validate.errors!)
+      const text = guard(type, stringify, encoded)
       if (text === undefined) throw new InvalidEvent(`event '${type}': ${describeData(data)} has no JSON`)
       return text
     },
@@ -94,9 +94,9 @@ function validatorAt (ajv: Ajv, ref: string): ValidateFunction {
 }
 
 /** Data is the application's: a getter or a toJSON may throw, and a cycle may have no end. */
-function guard<T> (type: string, read: () => T): T {
+function guard<T> (type: string, read: (data: unknown) => T, data: unknown): T {
   try {
-    return read()
+    return read(data)
   } catch (error) {
     throw new InvalidEvent(`event '${type}': its data cannot be read as JSON (${reasonOf(error)})`)
   }

@@ -28,8 +28,14 @@ class Declaration {
   /** Whether it is all that can hold of a value, and names all that it declares, as most schemas do. */
   isPlain = true
 
+  /** The properties again, in two lists that are quicker to walk. */
+  names: readonly string[] = []
+  parts: readonly Declaration[] = []
+
   /** Called when all of the schema was read. */
   settle (): void {
+    this.names = [...this.properties.keys()]
+    this.parts = [...this.properties.values()]
     this.isPlain = this.also.length === 0 && this.perhaps.length === 0 && this.patterns.length === 0 &&
       this.elements.length === 0 && this.additional === undefined && !this.properties.has('__proto__')
   }
@@ -122,21 +128,54 @@ function asArray (value: unknown): unknown[] {
   return Array.isArray(value) ? value : []
 }
 
-/** The short way of `project`, for a plain declaration. */
+/** The short way of `project`, for a plain declaration. What has nothing else, all through, is not copied. */
 function projectOne (declaration: Declaration, value: unknown): unknown {
   if (!isStructured(value)) return value
   if (!declaration.isPlain) return project([declaration], value)
-  if (Array.isArray(value)) {
-    const { otherElements } = declaration
-    return otherElements === undefined ? value : value.map((element) => projectOne(otherElements, element))
-  }
-  if (!declaration.ofProperties) return value
-  const copy: Record<string, unknown> = {}
-  for (const [name, ofProperty] of declaration.properties) {
+  if (Array.isArray(value)) return projectElements(declaration, value)
+  return declaration.ofProperties ? projectProperties(declaration, value) : value
+}
+
+function projectProperties (declaration: Declaration, value: Record<string, unknown>): Record<string, unknown> {
+  const { names, parts } = declaration
+  let copy: Record<string, unknown> | undefined = isWhole(declaration, value) ? undefined : {}
+  for (let at = 0; at < names.length; at++) {
+    const name = names[at]!
     const part = value[name]
-    if (part !== undefined) copy[name] = projectOne(ofProperty, part)
+    if (part === undefined) continue
+    const projected = projectOne(parts[at]!, part)
+    if (copy === undefined && projected !== part) copy = firstOf(names, at, value)
+    if (copy !== undefined) copy[name] = projected
   }
+  return copy ?? value
+}
+
+function firstOf (names: readonly string[], count: number, value: Record<string, unknown>): Record<string, unknown> {
+  const copy: Record<string, unknown> = {}
+  for (const name of names.slice(0, count)) copy[name] = value[name]
   return copy
+}
+
+/** Whether JSON has of an object just what is declared: all that it has is, and it inherits nothing that is. */
+function isWhole ({ names, properties }: Declaration, value: Record<string, unknown>): boolean {
+  const prototype = Object.getPrototypeOf(value)
+  if ((prototype !== Object.prototype && prototype !== null) || typeof value.toJSON === 'function') return false
+  let count = 0
+  for (const name of names) if (value[name] !== undefined) count++
+  for (const name in value) {
+    if (value[name] === undefined) continue
+    if (!properties.has(name)) return false
+    count--
+  }
+  // What is not enumerable JSON does not have.
+  return count === 0
+}
+
+function projectElements ({ otherElements }: Declaration, array: unknown[]): unknown[] {
+  if (otherElements === undefined) return array
+  const projected = array.map((element) => projectOne(otherElements, element))
+  const isSame = typeof (array as { toJSON?: unknown }).toJSON !== 'function' && projected.every((element, at) => element === array[at])
+  return isSame ? array : projected
 }
 
 function project (declarations: readonly Declaration[], value: unknown): unknown {

@@ -72,14 +72,20 @@ function sendStream (
     reply.header('content-encoding', connection.coding)
   }
   connection.headers = headers
-  send.call(reply, new Body(reply, connection, () => {
+  const body = new Body(reply, connection, () => {
     if (feed.early === undefined) {
       reply.send = send
       return undefined
     }
     giveWay(reply, send)
     return asError(feed.early.error)
-  }))
+  })
+  try {
+    send.call(reply, body)
+  } catch (error) {
+    // A header that cannot be sent, say. Nobody else is there to catch it, as the handler has returned.
+    reply.send(error)
+  }
 }
 
 /**
