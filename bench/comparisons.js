@@ -1,5 +1,5 @@
 /** What a figure says in the end: our median beside that of another, and what it must be, or is wished to be. */
-import { OURS } from './contenders.js'
+import { OURS, STARLETTE } from './contenders.js'
 
 /**
  * @param values of `inRounds`
@@ -10,8 +10,15 @@ export function compare (title, values, names, { better, must, aim }) {
   const medianOf = (name) => values[name].median
   const sorted = names.toSorted((a, b) => medianOf(a) - medianOf(b))
   const best = better === 'lower' ? sorted[0] : sorted.at(-1)
-  const rival = names.length > 1 ? `${best}, the best peer` : best
+  const rival = names.length > 1 ? `${best}, the best on Node` : best
   return { title, rival, value: medianOf(OURS) / medianOf(best), unit: 'x', better, must, aim }
+}
+
+/** Beside the best of the peers on Node, and beside the one of another language, where it is there: the goals are the same. */
+export function compareToPeers (title, values, peers, goal) {
+  const onNode = peers.filter((name) => name !== STARLETTE)
+  const others = peers.includes(STARLETTE) ? [compare(title, values, [STARLETTE], goal)] : []
+  return [compare(title, values, onNode, goal), ...others]
 }
 
 /** What is reached: 'aim', 'must', or 'missed' the must; 'short' of the aim where there is no must. */

@@ -1,5 +1,5 @@
 /** What a delivery costs when events are published to many: microseconds of the server's CPU. */
-import { compare } from '../comparisons.js'
+import { compare, compareToPeers } from '../comparisons.js'
 import { BY_HAND, OURS, withContenders } from '../contenders.js'
 import { inRounds } from '../rounds.js'
 
@@ -39,7 +39,7 @@ async function measure (contenders, clients, batch, turns, { rounds, peers }) {
     unit: 'us of CPU for a delivery',
     values,
     comparisons: [
-      compare(`Fan-out, ${title}`, values, peers, { better: 'lower', ...toPeers }),
+      ...compareToPeers(`Fan-out, ${title}`, values, peers, { better: 'lower', ...toPeers }),
       compare(`Fan-out, ${title}`, values, [BY_HAND], { better: 'lower', ...byHand })
     ]
   }
@@ -67,7 +67,7 @@ async function fanOut (clients, turns, scale) {
 export default async function run (scale) {
   const [few, many] = scale.short ? [500, 2_000] : [500, 5_000]
   return [
-    ...await fanOut(few, scale.short ? { 1: 20, 10: 3 } : { 1: 60, 10: 8 }, scale),
-    ...await fanOut(many, scale.short ? { 1: 5, 10: 1 } : { 1: 8, 10: 2 }, scale)
+    ...await fanOut(few, scale.short ? { 1: 20, 10: 8 } : { 1: 60, 10: 20 }, scale),
+    ...await fanOut(many, scale.short ? { 1: 5, 10: 2 } : { 1: 8, 10: 4 }, scale)
   ]
 }
