@@ -16,8 +16,9 @@ import type { MetricsRegistry } from './metrics.ts'
  */
 export interface StreamOptions {
   /**
-   * Milliseconds without a write after which a comment is sent, so that proxies do not take the connection for dead
-   * (many cut after 30 or 60 s). Default 15_000; at least 1. `false`: none is sent.
+   * Milliseconds without a write after which a comment is sent at the latest, so that proxies do not take the connection for
+   * dead (many cut after 30 or 60 s). Where other connections are due, up to 1/64 of that earlier, together with theirs.
+   * Default 15_000; at least 1. `false`: none is sent.
    */
   keepAlive?: number | false | undefined
   /**
