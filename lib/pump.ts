@@ -22,7 +22,7 @@ export class Pump implements Producer {
 
   start (): void {
     this.#connection.writeOpening()
-    this.#run()
+    this.run()
   }
 
   stop (): void {
@@ -30,7 +30,7 @@ export class Pump implements Producer {
   }
 
   /** Runs until the source or the connection has ended. Never rejects: each failure is an end of the connection. */
-  async #run (): Promise<void> {
+  async run (): Promise<void> {
     const connection = this.#connection
     for (let turn = 1; connection.reason === undefined; turn++) {
       let value: unknown

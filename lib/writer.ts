@@ -191,10 +191,10 @@ export class Writer implements Watched {
     this.#flushing = false
     if (this.#closed || this.#destination === undefined || this.behind) return
     const text = this.#gathered
-    const socket = text === '' ? undefined : this.#shortWay(text.length)
+    const size = Buffer.byteLength(text)
+    const socket = size === 0 ? undefined : this.#shortWay(size)
     if (socket !== undefined) {
       this.#gathered = ''
-      const size = Buffer.byteLength(text)
       // ASCII, as most text is, is the same in latin1, which is quicker written.
       this.#writeChunk(socket, chunked(text, size), size, size === text.length ? 'latin1' : 'utf8')
     } else {

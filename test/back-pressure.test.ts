@@ -6,7 +6,7 @@ import t, { type Test } from 'tap'
 import { Connection } from '../lib/connection.ts'
 import { Feed } from '../lib/feed.ts'
 import { DEFAULTS } from '../lib/options.ts'
-import { pump } from '../lib/pump.ts'
+import { Pump } from '../lib/pump.ts'
 import { openSource } from '../lib/source.ts'
 import { Reporter } from '../lib/reporter.ts'
 import { createStats, type EndReason } from '../lib/stats.ts'
@@ -187,7 +187,9 @@ t.test('no promise is left unsettled when a client that is behind goes away, or 
           finished = true
         }
       }
-      const pumped = pump(openSource(source(), undefined), connection, new Feed(connection, undefined))
+      const pump = new Pump(openSource(source(), undefined), connection, new Feed(connection, undefined))
+      connection.filledBy(pump)
+      const pumped = pump.run()
       connection.handOver(reply.raw, () => reply.raw.end())
       pumping.resolve({ connection, pumped })
     })

@@ -352,7 +352,7 @@ t.test('pieces in any order, short and long, make one stream', async (t) => {
     const compressed = pieces.map(({ text, shared }) => {
       const bytes = Buffer.from(text)
       const compress = (coding: Coding) => bytes.length < 1_000 ? storePiece(coding, bytes) : compressPiece(coding, bytes)
-      return shared ? put.shared({ bytes, compressed: compress }) : put.text(text)
+      return shared ? put.shared({ bytes, chunk: bytes, compressed: compress }) : put.text(text)
     })
     const stream = Buffer.concat([put.begin(), ...compressed, put.end()])
     const decoded = coding === 'gzip' ? zlib.gunzipSync(stream) : Buffer.concat(framesOf(stream).map((frame) => zstdDecompressSync(frame)))

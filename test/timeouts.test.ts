@@ -1,5 +1,8 @@
 /** What ends or delays a stream by the clock: writeTimeout, maxDuration, retry, and the lines that connections wait in. */
+import FakeTimers from '@sinonjs/fake-timers'
+import fc from 'fast-check'
 import type { FastifyInstance } from 'fastify'
+import assert from 'node:assert/strict'
 import type { Socket } from 'node:net'
 import t, { type Test } from 'tap'
 import { Lines, type Line, type Waiting } from '../lib/timeouts.ts'
@@ -7,114 +10,398 @@ import { connect, createApp, deferred, idleSource, listen, ownClock, turns, unti
 
 const onlyConnection = (app: FastifyInstance) => [...app.sse.connections][0]!
 
+/** Somebody that waits, and does what a test says when that is over. */
 class Waiter implements Waiting {
-  line: Line | undefined
+  appointment: Waiting['appointment'] = undefined
   earlier: Waiting | undefined
   later: Waiting | undefined
   since = 0
-  onDue: () => void
+  onDue: (this: Waiter, line: Line, late: number) => void
 
-  constructor (onDue: (this: Waiter) => void) {
+  constructor (onDue: (this: Waiter, line: Line, late: number) => void = () => {}) {
     this.onDue = onDue
   }
 }
 
-t.test('a line of waiters has one timer, and none when it is empty', async (t) => {
-  const clock = ownClock(t)
-  const lines = new Lines()
-  let due = 0
-  const waiters = Array.from({ length: 1_000 }, () => new Waiter(() => { due++ }))
-  t.equal(lines.of(100), lines.of(100), 'one line for each length of time')
-  for (const waiter of waiters) lines.of(100).wait(waiter)
-  t.equal(clock.countTimers(), 1)
-  for (const waiter of waiters) lines.of(100).wait(waiter)
-  t.equal(clock.countTimers(), 1, 'to begin again takes no other')
-  lines.of(50).wait(waiters[0]!)
-  t.equal(clock.countTimers(), 2, 'another length of time is another line')
-  clock.tick(50)
-  t.equal(due, 1)
-  clock.tick(50)
-  t.equal(due, 1_000)
-  t.equal(clock.countTimers(), 0)
-})
+/** Counts the timers that are set from now on: each wakes the process up once, unless it is cleared. */
+function countTimersSet (t: Test): { set: number } {
+  const count = { set: 0 }
+  const { setTimeout } = globalThis
+  globalThis.setTimeout = function counting (...args: Parameters<typeof setTimeout>) {
+    count.set++
+    return setTimeout(...args)
+  } as typeof setTimeout
+  t.after(() => { globalThis.setTimeout = setTimeout })
+  return count
+}
 
-t.test('waiters are due in the order in which they began to wait, each in its time', async (t) => {
-  const clock = ownClock(t)
-  const line = new Lines().of(100)
-  const due: string[] = []
-  const [a, b, c] = ['a', 'b', 'c'].map((name) => new Waiter(() => { due.push(`${name} ${performance.now() - start}`) }))
-  const start = performance.now()
-  line.wait(a!)
-  clock.tick(10)
-  line.wait(b!)
-  clock.tick(10)
-  line.wait(c!)
-  clock.tick(10)
-  line.wait(a!)
-  clock.tick(1_000)
-  t.same(due, ['b 110', 'c 120', 'a 130'])
-})
+const KINDS = ['within', 'after'] as const
 
-t.test('a waiter leaves from wherever it stands, and the others stay', async (t) => {
-  for (const leaving of [[0], [1], [2], [3], [0, 1], [1, 2], [2, 3], [0, 3], [3, 2, 1, 0]]) {
-    await t.test(`leaving: ${leaving}`, async (t) => {
+for (const kind of KINDS) {
+  t.test(`${kind}: a line of waiters has one timer, and none when it is empty`, async (t) => {
+    const clock = ownClock(t)
+    const lines = new Lines()
+    let due = 0
+    const waiters = Array.from({ length: 1_000 }, () => new Waiter(() => { due++ }))
+    t.equal(lines[kind](100), lines[kind](100), 'one line for each length of time')
+    for (const waiter of waiters) lines[kind](100).wait(waiter)
+    t.equal(clock.countTimers(), 1)
+    for (const waiter of waiters) lines[kind](100).wait(waiter)
+    t.equal(clock.countTimers(), 1, 'to begin again takes no other')
+    lines[kind](50).wait(waiters[0]!)
+    t.equal(clock.countTimers(), 2, 'another length of time is another line')
+    clock.tick(50)
+    t.equal(due, 1)
+    clock.tick(50)
+    t.equal(due, 1_000)
+    t.equal(clock.countTimers(), 0)
+  })
+
+  t.test(`${kind}: an empty line has no timer after its time, and a new one for who comes then`, async (t) => {
+    const clock = ownClock(t)
+    const line = new Lines()[kind](100)
+    let due = 0
+    const waiter = new Waiter(() => { due++ })
+    for (let round = 1; round <= 2; round++) {
+      line.wait(waiter)
+      clock.tick(40)
+      line.leave(waiter)
+      clock.tick(60)
+      t.equal(clock.countTimers(), 0, 'it has left')
+      line.wait(waiter)
+      t.equal(clock.countTimers(), 1)
+      clock.tick(100)
+      t.equal(due, round)
+      t.equal(clock.countTimers(), 0, 'it was due')
+    }
+  })
+
+  t.test(`${kind}: waiters are due in the order in which they began to wait, each in its time`, async (t) => {
+    const clock = ownClock(t)
+    const line = new Lines()[kind](100)
+    const due: string[] = []
+    const start = performance.now()
+    const [a, b, c] = ['a', 'b', 'c'].map((name) => new Waiter(() => { due.push(`${name} ${performance.now() - start}`) }))
+    line.wait(a!)
+    clock.tick(10)
+    line.wait(b!)
+    clock.tick(10)
+    line.wait(c!)
+    clock.tick(10)
+    line.wait(a!)
+    clock.tick(1_000)
+    t.same(due, ['b 110', 'c 120', 'a 130'])
+  })
+
+  t.test(`${kind}: a waiter leaves from wherever it stands, and the others stay`, async (t) => {
+    for (const leaving of [[0], [1], [2], [3], [0, 1], [1, 2], [2, 3], [0, 3], [3, 2, 1, 0]]) {
+      await t.test(`leaving: ${leaving}`, async (t) => {
+        const clock = ownClock(t)
+        const line = new Lines()[kind](100)
+        const due: number[] = []
+        const waiters = [0, 1, 2, 3].map((index) => new Waiter(() => { due.push(index) }))
+        for (const waiter of waiters) line.wait(waiter)
+        for (const index of leaving) line.leave(waiters[index]!)
+        for (const index of leaving) line.leave(waiters[index]!)
+        clock.tick(100)
+        t.same(due, [0, 1, 2, 3].filter((index) => !leaving.includes(index)))
+        for (const index of leaving) line.wait(waiters[index]!)
+        clock.tick(100)
+        t.same(due.slice(-leaving.length), leaving, 'and may wait again')
+        t.equal(clock.countTimers(), 0)
+      })
+    }
+  })
+
+  t.test(`${kind}: to wait in another line is to leave the first`, async (t) => {
+    const clock = ownClock(t)
+    const lines = new Lines()
+    let due = 0
+    const waiter = new Waiter(() => { due++ })
+    lines[kind](100).wait(waiter)
+    lines[kind](300).wait(waiter)
+    lines[kind](100).leave(waiter)
+    clock.tick(299)
+    t.equal(due, 0)
+    clock.tick(1)
+    t.equal(due, 1)
+    clock.tick(1_000)
+    t.equal(due, 1)
+  })
+
+  t.test(`${kind}: one that waits again when it is due postpones nobody`, async (t) => {
+    const clock = ownClock(t)
+    const line = new Lines()[kind](100)
+    const due: string[] = []
+    const start = performance.now()
+    const note = (name: string) => due.push(`${name} ${performance.now() - start}`)
+    line.wait(new Waiter(function () { note('a'); line.wait(this) }))
+    clock.tick(30)
+    line.wait(new Waiter(() => { note('b') }))
+    clock.tick(30)
+    line.wait(new Waiter(function () { note('c'); line.wait(this) }))
+    clock.tick(200)
+    t.same(due, ['a 100', 'b 130', 'c 160', 'a 200', 'c 260'])
+    t.equal(clock.countTimers(), 1)
+  })
+
+  t.test(`${kind}: one that is due may make another leave, or begin again, who is due at the same time`, async (t) => {
+    const clock = ownClock(t)
+    const line = new Lines()[kind](100)
+    const due: string[] = []
+    const [second, third] = ['second', 'third'].map((name) => new Waiter(() => { due.push(name) }))
+    line.wait(new Waiter(() => {
+      due.push('first')
+      line.leave(second!)
+      line.wait(third!)
+    }))
+    line.wait(second!)
+    line.wait(third!)
+    line.wait(new Waiter(() => { due.push('fourth') }))
+    clock.tick(100)
+    t.same(due, ['first', 'fourth'])
+    clock.tick(99)
+    t.same(due, ['first', 'fourth'])
+    clock.tick(1)
+    t.same(due, ['first', 'fourth', 'third'])
+  })
+
+  t.test(`${kind}: to go on in another line counts from the first moment`, async (t) => {
+    const clock = ownClock(t)
+    const lines = new Lines()
+    const due: string[] = []
+    const start = performance.now()
+    const waiter = new Waiter((line, late) => {
+      const ms = [100, 300, 1_000].find((ms) => line === lines[kind](ms))
+      due.push(`${ms} at ${performance.now() - start}, late by ${late}`)
+      if (late === 0 && ms === 100) lines[kind](300).goOn(waiter)
+    })
+    lines[kind](100).wait(waiter)
+    clock.tick(400)
+    t.same(due.splice(0), ['100 at 100, late by 0', '300 at 300, late by 0'])
+    lines[kind](1_000).wait(waiter)
+    clock.tick(250)
+    lines[kind](300).goOn(waiter)
+    clock.tick(1_000)
+    t.same(due.splice(0), ['300 at 700, late by 0'], 'a shorter one')
+    lines[kind](1_000).wait(waiter)
+    clock.tick(250)
+    lines[kind](100).goOn(waiter)
+    t.same(due, [], 'not while it is asked for')
+    clock.tick(1)
+    t.same(due.splice(0), ['100 at 1901, late by 151'], 'one that was over long ago')
+    clock.tick(1_000)
+    t.same(due, [])
+    t.equal(clock.countTimers(), 0)
+  })
+
+  t.test(`${kind}: one that goes on may be due before all that wait already`, async (t) => {
+    const clock = ownClock(t)
+    const lines = new Lines()
+    const due: string[] = []
+    const start = performance.now()
+    const [a, b] = ['a', 'b'].map((name) => new Waiter(() => { due.push(`${name} ${performance.now() - start}`) }))
+    lines[kind](1_000).wait(a!)
+    clock.tick(50)
+    lines[kind](100).wait(b!)
+    clock.tick(10)
+    lines[kind](100).goOn(a!)
+    clock.tick(39)
+    t.same(due, [])
+    t.equal(clock.countTimers(), 2, 'the line that it has left has its timer still')
+    clock.tick(1)
+    t.same(due, ['a 100'])
+    clock.tick(900)
+    t.same(due, ['a 100', 'b 150'])
+    t.equal(clock.countTimers(), 0)
+  })
+
+  t.test(`${kind}: who was blocked meanwhile is told by how much it is late`, async (t) => {
+    const clock = ownClock(t)
+    const line = new Lines()[kind](100)
+    const lates: number[] = []
+    for (let n = 0; n < 2; n++) {
+      line.wait(new Waiter((_, late) => { lates.push(late) }))
+      clock.tick(40)
+    }
+    // Moves the clock, and only then calls the timers.
+    clock.jump(5_000)
+    t.same(lates, [4_980, 4_940])
+    t.equal(clock.countTimers(), 0)
+  })
+}
+
+t.test('waits that begin within 1/64 of their length are over together: at the first\'s time, or at the last\'s', async (t) => {
+  for (const [kind, at] of [['within', 6_400], ['after', 6_500]] as const) {
+    await t.test(kind, async (t) => {
       const clock = ownClock(t)
-      const line = new Lines().of(100)
+      const start = performance.now()
+      const line = new Lines()[kind](6_400)
       const due: number[] = []
-      const waiters = [0, 1, 2, 3].map((index) => new Waiter(() => { due.push(index) }))
-      for (const waiter of waiters) line.wait(waiter)
-      for (const index of leaving) line.leave(waiters[index]!)
-      for (const index of leaving) line.leave(waiters[index]!)
-      clock.tick(100)
-      t.same(due, [0, 1, 2, 3].filter((index) => !leaving.includes(index)))
-      for (const index of leaving) line.wait(waiters[index]!)
-      clock.tick(100)
-      t.same(due.slice(-leaving.length), leaving, 'and may wait again')
+      const wait = () => line.wait(new Waiter(() => { due.push(performance.now() - start) }))
+      for (let n = 0; n < 100; n++) {
+        wait()
+        clock.tick(1)
+      }
+      wait()
+      t.equal(clock.countTimers(), 1)
+      clock.tick(1)
+      wait()
+      t.equal(clock.countTimers(), 1, 'nor has another appointment a timer')
+      clock.tick(at - 1 - 101)
+      t.same(due, [])
+      clock.tick(1)
+      t.same(due, Array(101).fill(at), 'one wake-up serves all')
+      t.equal(clock.countTimers(), 1)
+      clock.tick(1_000)
+      t.same(due.slice(101), [6_501], 'but for the one that began later')
       t.equal(clock.countTimers(), 0)
     })
   }
 })
 
-t.test('to wait in another line is to leave the first', async (t) => {
-  const clock = ownClock(t)
-  const lines = new Lines()
-  let due = 0
-  const waiter = new Waiter(() => { due++ })
-  lines.of(100).wait(waiter)
-  lines.of(300).wait(waiter)
-  lines.of(100).leave(waiter)
-  clock.tick(299)
-  t.equal(due, 0)
-  clock.tick(1)
-  t.equal(due, 1)
+t.test('who begins again is not due with those it was with, but in its new time', async (t) => {
+  for (const [kind, renewed, at] of [
+    // It began a tolerance after the other; had it kept its appointment it would be early by more than that.
+    ['within', 101, 6_501],
+    ['within', 100, 6_400],
+    ['after', 1, 6_401],
+    ['after', 100, 6_500]
+  ] as const) {
+    await t.test(`${kind}, ${renewed} ms later`, async (t) => {
+      const clock = ownClock(t)
+      const start = performance.now()
+      const line = new Lines()[kind](6_400)
+      const due: string[] = []
+      const [a, b] = ['a', 'b'].map((name) => new Waiter(() => { due.push(`${name} ${performance.now() - start}`) }))
+      line.wait(a!)
+      line.wait(b!)
+      clock.tick(renewed)
+      line.wait(b!)
+      clock.tick(10_000)
+      t.same(due, ['a 6400', `b ${at}`])
+    })
+  }
 })
 
-t.test('one that waits again when it is due postpones nobody', async (t) => {
-  const clock = ownClock(t)
-  const line = new Lines().of(100)
-  const due: string[] = []
-  const start = performance.now()
-  const note = (name: string) => due.push(`${name} ${performance.now() - start}`)
-  line.wait(new Waiter(function () { note('a'); line.wait(this) }))
-  clock.tick(30)
-  line.wait(new Waiter(() => { note('b') }))
-  clock.tick(30)
-  line.wait(new Waiter(function () { note('c'); line.wait(this) }))
-  clock.tick(200)
-  t.same(due, ['a 100', 'b 130', 'c 160', 'a 200', 'c 260'])
-  t.equal(clock.countTimers(), 1)
+t.test('however many wait, the process is woken some 64 times within one length', async (t) => {
+  for (const kind of KINDS) {
+    const clock = ownClock(t)
+    const timers = countTimersSet(t)
+    const line = new Lines()[kind](6_400)
+    let due = 0
+    const waiters = Array.from({ length: 6_400 }, () => new Waiter(function () {
+      due++
+      line.wait(this)
+    }))
+    for (const waiter of waiters) {
+      line.wait(waiter)
+      clock.tick(1)
+    }
+    timers.set = 0
+    due = 0
+    clock.tick(64_000)
+    t.ok(due >= 62_000, `${kind}: ${due} times somebody was due within ten lengths`)
+    t.ok(timers.set <= 10 * MOST_WAKES[kind], `${kind}: woken ${timers.set} times`)
+    clock.uninstall()
+  }
 })
 
-t.test('one that is due may make another leave, who is due at the same time', async (t) => {
-  const clock = ownClock(t)
-  const line = new Lines().of(100)
-  const due: string[] = []
-  const second = new Waiter(() => { due.push('second') })
-  line.wait(new Waiter(() => { due.push('first'); line.leave(second) }))
-  line.wait(second)
-  line.wait(new Waiter(() => { due.push('third') }))
-  clock.tick(100)
-  t.same(due, ['first', 'third'])
+/** Where waits are longer than said, a timer may find that somebody has joined, and is set once more. */
+const MOST_WAKES = { within: 66, after: 2 * 66 }
+
+t.test('whoever begins, begins again, leaves, moves and goes on, at whatever times: nobody is due out of its time', async (t) => {
+  const lengths = [1, 50, 64, 640, 1_000]
+  const waiter = fc.nat(7)
+  const line = fc.record({ kind: fc.constantFrom(...KINDS), ms: fc.constantFrom(...lengths) })
+  const step = fc.oneof(
+    { weight: 4, arbitrary: fc.record({ does: fc.constant('wait' as const), waiter, line }) },
+    { weight: 2, arbitrary: fc.record({ does: fc.constant('begin again' as const), waiter }) },
+    { weight: 1, arbitrary: fc.record({ does: fc.constant('go on' as const), waiter, line }) },
+    { weight: 1, arbitrary: fc.record({ does: fc.constant('leave' as const), waiter }) })
+  const command = fc.oneof(
+    { weight: 3, arbitrary: step },
+    { weight: 1, arbitrary: fc.record({ does: fc.constant('is due' as const), waiter, step }) },
+    { weight: 2, arbitrary: fc.record({ does: fc.constant('time' as const), ms: fc.oneof(fc.nat(20), fc.nat(700)) }) })
+
+  type Step = typeof step extends fc.Arbitrary<infer T> ? T : never
+  /** What is known of one that waits: where, since when, and since when it waits there. */
+  type Waits = { kind: typeof KINDS[number], ms: number, since: number, there: number }
+
+  function run (commands: (typeof command extends fc.Arbitrary<infer T> ? T : never)[]): void {
+    const clock = FakeTimers.install({ toFake: ['setTimeout', 'clearTimeout', 'performance'] })
+    try {
+      const lines = new Lines()
+      const used = new Set<Line>()
+      const known: (Waits | undefined)[] = []
+      const onceDue = new Map<number, Step>()
+      const waiters = Array.from({ length: 8 }, (_, index) => new Waiter(function (line, late) {
+        const { kind, ms, since, there } = known[index]!
+        const now = performance.now()
+        const early = kind === 'within' ? ms / 64 : 0
+        assert.equal(line, lines[kind](ms))
+        assert.equal(late, now - since - ms)
+        assert.ok(now >= since + ms - early, `${index}, ${kind} ${ms} since ${since}, is due at ${now}: too early`)
+        assert.ok(now <= latest({ kind, ms, since, there }), `${index}, ${kind} ${ms} since ${since}, is due at ${now}: too late`)
+        assert.equal(this.appointment, undefined)
+        known[index] = undefined
+        const next = onceDue.get(index)
+        onceDue.delete(index)
+        if (next !== undefined) take(next)
+      }))
+      // One that goes on where it was over already is due in a moment.
+      const latest = ({ kind, ms, since, there }: Waits) =>
+        Math.max(since + ms + (kind === 'after' ? ms / 64 : 0), there + 1)
+
+      function take (step: Step): void {
+        const waits = known[step.waiter]
+        const waiter = waiters[step.waiter]!
+        const now = performance.now()
+        if (step.does === 'wait' || (step.does === 'go on' && waits !== undefined)) {
+          const { kind, ms } = step.line
+          const isThere = waits?.kind === kind && waits.ms === ms
+          used.add(lines[kind](ms))
+          if (step.does === 'wait') lines[kind](ms).wait(waiter)
+          else lines[kind](ms).goOn(waiter)
+          const since = step.does === 'wait' ? now : waits!.since
+          known[step.waiter] = { kind, ms, since, there: isThere && step.does === 'wait' ? waits.there : now }
+        } else if (waits === undefined) {
+          // It waits nowhere.
+        } else if (step.does === 'begin again') {
+          lines[waits.kind](waits.ms).wait(waiter)
+          waits.since = now
+        } else if (step.does === 'leave') {
+          lines[waits.kind](waits.ms).leave(waiter)
+          known[step.waiter] = undefined
+        }
+      }
+
+      function check (): void {
+        const now = performance.now()
+        for (const waits of known) {
+          if (waits === undefined) continue
+          assert.ok(latest(waits) >= now, `${waits.kind} ${waits.ms} since ${waits.since} was not due until ${now}`)
+        }
+        assert.ok(clock.countTimers() <= used.size, 'no more than one timer for each line')
+      }
+
+      for (const command of commands) {
+        if (command.does === 'time') clock.tick(command.ms)
+        else if (command.does === 'is due') onceDue.set(command.waiter, command.step)
+        else take(command)
+        check()
+      }
+      onceDue.clear()
+      clock.tick(2_100)
+      check()
+      assert.ok(known.every((waits) => waits === undefined), 'everybody was due')
+      assert.equal(clock.countTimers(), 0)
+    } finally {
+      clock.uninstall()
+    }
+  }
+
+  fc.assert(fc.property(fc.array(command, { maxLength: 80, size: 'max' }), run), { numRuns: 1_000 })
 })
 
 /** A stream that its client does not read: its source yields until that is enough, then what the test gives it. */
