@@ -30,7 +30,7 @@ export class Body extends EventEmitter {
   readonly #connection: Connection
   readonly #handOver: () => Error | undefined
   /** How many listened to each of these events of the response before Fastify did on this stream's behalf. */
-  readonly #counts = OF_ENDS.map(() => 0)
+  readonly #counts: number[] = OF_ENDS.map(() => Infinity)
 
   /** The last that Fastify listens to before it calls `pipe` is the response, on behalf of this stream. */
   override on (event: string | symbol, listener: Listener): this {

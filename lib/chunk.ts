@@ -1,9 +1,9 @@
 /**
- * The short way to a socket. To an HTTP/1.1 response each write becomes a chunk (RFC 9112, section 7.1) by three pieces,
+ * The short way to a socket. To an HTTP/1.1 response each write becomes a chunk (RFC 9112, section 7.1) of four pieces,
  * around which it corks its socket and uncorks it in the next tick. Bytes that are a whole chunk already can go to the
  * socket themselves, in one piece that many connections share, where the response would do nothing else with them.
  */
-import { ServerResponse } from 'node:http'
+import { OutgoingMessage, type ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
 import type { RawResponse } from './response.ts'
 
@@ -22,28 +22,36 @@ export function chunked (text: string, size: number): string {
   return head(size) + text + CRLF
 }
 
-/** Some bytes, and the chunk that has them: they lie in the same memory. */
+/** Some bytes, at least one, as an empty chunk ends a body. */
 export class Chunk {
   readonly whole: Buffer
-  readonly bytes: Buffer
+  /** Of the bytes that are in it. */
+  readonly size: number
 
-  /** @param pieces at least one byte in all, as an empty chunk ends a body */
-  constructor (pieces: readonly Buffer[]) {
-    let length = 0
-    for (const piece of pieces) length += piece.length
-    const before = head(length)
-    this.whole = Buffer.allocUnsafe(before.length + length + CRLF.length)
-    let at = this.whole.write(before, 'latin1')
-    for (const piece of pieces) {
-      piece.copy(this.whole, at)
-      at += piece.length
-    }
-    this.whole.write(CRLF, at, 'latin1')
-    this.bytes = this.whole.subarray(before.length, at)
+  constructor (whole: Buffer, size: number) {
+    this.whole = whole
+    this.size = size
+  }
+
+  static ofText (text: string): Chunk {
+    const size = Buffer.byteLength(text)
+    return new Chunk(Buffer.from(chunked(text, size)), size)
+  }
+
+  static ofPieces (pieces: readonly Buffer[]): Chunk {
+    const size = pieces.reduce((sum, { length }) => sum + length, 0)
+    return new Chunk(Buffer.concat([Buffer.from(head(size)), ...pieces, Buffer.from(CRLF)]), size)
+  }
+
+  /** In the same memory. */
+  get bytes (): Buffer {
+    const end = this.whole.length - CRLF.length
+    return this.whole.subarray(end - this.size, end)
   }
 }
 
-const { write } = ServerResponse.prototype
+// A response inherits it; whoever puts another before it, sooner or later, is seen by that.
+const { write } = OutgoingMessage.prototype
 
 /**
  * The socket of a response to which chunks can be written as they are from now on, as long as `isFree`; undefined: none.

@@ -18,9 +18,10 @@ import type { ResolvedOptions } from './options.ts'
 import { Pieces, type Shareable } from './pieces.ts'
 import type { Happening, Reporter } from './reporter.ts'
 import { closeAfter, destroyConnection, emitFinish, isGone, onceGone, type RawResponse } from './response.ts'
+import type { Patience } from './silence.ts'
 import type { EndReason } from './stats.ts'
 import type { Lines } from './timeouts.ts'
-import { Writer, type Destination, type WriterOwner } from './writer.ts'
+import { Writer, type Destination } from './writer.ts'
 
 /** What fills a stream. */
 export interface Producer {
@@ -56,7 +57,7 @@ const NOBODY: readonly (() => void)[] = []
 const OF_APPLICATIONS: readonly EndReason[] = ['ended', 'revoked']
 
 /** It is the async context of its request, too, in which its producer is stopped. */
-export class Connection extends AsyncResource implements SseConnection, WriterOwner {
+export class Connection extends AsyncResource implements SseConnection, Patience {
   readonly request: FastifyRequest
   readonly options: ResolvedOptions
   readonly coding: Coding | undefined
@@ -131,8 +132,14 @@ export class Connection extends AsyncResource implements SseConnection, WriterOw
     this.headers = NONE
     this.#endResponse = endResponse
     const head = destination === this.#response
-    if (this.coding !== undefined && !this.#hasPieces) this.#compress(this.coding, destination, head)
-    else this.#writer.open(destination, { head, counts: true })
+    try {
+      if (this.coding !== undefined && !this.#hasPieces) this.#compress(this.coding, destination, head)
+      else this.#writer.open(destination, { head, counts: true })
+    } catch (error) {
+      // A head that Node does not write: nobody can answer any more.
+      this.#writer.destroy()
+      this.finish('source-threw', '', { error })
+    }
   }
 
   /** Its events are for others too, and are compressed piece by piece. Said before anything is written. */

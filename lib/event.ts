@@ -100,7 +100,6 @@ function checkId (id: unknown): string {
   if (typeof id === 'bigint' || (typeof id === 'number' && Number.isFinite(id))) return String(id)
   if (typeof id !== 'string') throw wrongField('id', 'a string, a finite number or a bigint', id)
   // "If the field value does not contain U+0000 NULL, then set the last event ID buffer": else it is ignored.
-
   if (/[\r\n\0]/.test(id)) throw new InvalidEvent("'id' has a line end (CR or LF) or a NUL")
   if (!id.isWellFormed()) throw loneSurrogate('id')
   return id

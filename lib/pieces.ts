@@ -4,14 +4,13 @@
  * state is reset"), in zstd (RFC 8878) frames.
  */
 import zlib from 'node:zlib'
+import type { Chunk } from './chunk.ts'
 import type { Coding } from './coding.ts'
 import { zstd, zstdFrame } from './zstd.ts'
 
 /** Bytes that go to many streams: as they are, or compressed, once for all who accept that. */
 export interface Shareable {
-  readonly bytes: Buffer
-  /** The same as a chunk of HTTP/1.1. */
-  readonly chunk: Buffer
+  readonly chunk: Chunk
   compressed (coding: Coding): Buffer
 }
 
@@ -71,7 +70,7 @@ export class Pieces {
   }
 
   shared (shareable: Shareable): Buffer {
-    this.#count(shareable.bytes)
+    this.#count(shareable.chunk.bytes)
     return shareable.compressed(this.#coding)
   }
 

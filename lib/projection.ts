@@ -156,19 +156,21 @@ function firstOf (names: readonly string[], count: number, value: Record<string,
   return copy
 }
 
-/** Whether JSON has of an object just what is declared: all that it has is, and it inherits nothing that is. */
-function isWhole ({ names, properties }: Declaration, value: Record<string, unknown>): boolean {
+/**
+ * Whether JSON has of an object just what is declared, in that order: it has nothing else, hides nothing of it, and inherits
+ * nothing.
+ */
+function isWhole ({ names }: Declaration, value: Record<string, unknown>): boolean {
   const prototype = Object.getPrototypeOf(value)
   if ((prototype !== Object.prototype && prototype !== null) || typeof value.toJSON === 'function') return false
-  let count = 0
-  for (const name of names) if (value[name] !== undefined) count++
+  let at = 0
   for (const name in value) {
     if (value[name] === undefined) continue
-    if (!properties.has(name)) return false
-    count--
+    while (at < names.length && names[at] !== name) if (value[names[at++]!] !== undefined) return false
+    if (at++ === names.length) return false
   }
-  // What is not enumerable JSON does not have.
-  return count === 0
+  while (at < names.length) if (value[names[at++]!] !== undefined) return false
+  return true
 }
 
 function projectElements ({ otherElements }: Declaration, array: unknown[]): unknown[] {

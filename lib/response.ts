@@ -108,10 +108,13 @@ export function emitFinish (response: RawResponse): void {
 export function sendHead (response: RawResponse, writeMore: () => void): void {
   const socket = isHttp2(response) ? null : response.socket
   socket?.cork()
-  // Node's types forget that HTTP/2 has it too.
-  ;(response as ServerResponse).flushHeaders()
-  writeMore()
-  socket?.uncork()
+  try {
+    // Node's types forget that HTTP/2 has it too.
+    (response as ServerResponse).flushHeaders()
+    writeMore()
+  } finally {
+    socket?.uncork()
+  }
 }
 
 /** Lets the client's connection go with the response, so that its next request finds another server. */

@@ -109,8 +109,10 @@ function coverSend (reply: StreamReply, connection: Connection, send: FastifyRep
  * An async handler that returns the reply, or awaits it, waits until the response is gone, as with any reply. Fastify's own
  * `then` has listeners for that on the response, which take more memory than all else of an idle stream.
  */
-const settleOnceGone = function then (this: StreamReply, fulfilled: () => void) {
-  this[kStream]!.onceGone(fulfilled)
+const settleOnceGone = function then (this: StreamReply, fulfilled: () => void, rejected: (error: Error) => void) {
+  // A promise asks for `then` one turn of microtasks before it calls it: meanwhile another answer may have taken the place.
+  if (this[kStream] === null) Object.getPrototypeOf(this).then.call(this, fulfilled, rejected)
+  else this[kStream].onceGone(fulfilled)
 } as FastifyReply['then']
 
 /** The reply is free for another answer, an event stream even (an error handler's, say): nothing of this one is left. */

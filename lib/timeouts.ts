@@ -14,7 +14,7 @@ export interface Waiting {
   since: number
   /**
    * The wait in this line is over. Whoever wants to wait again says so.
-   * @param late by how many ms: much, if the event loop was blocked, and nobody could be served
+   * @param late by how many ms it is told after its appointment: much, if the event loop was blocked, and nobody could be served
    */
   onDue (line: Line, late: number): void
 }
@@ -23,14 +23,14 @@ export interface Waiting {
 interface Appointment {
   readonly line: Line
   /** When the first of them is due, and when the last. */
-  readonly from: number
+  from: number
   to: number
   first: Waiting | undefined
   last: Waiting | undefined
 }
 
 /** A wait may be this part of its length shorter, or longer, than was said, where others are over at that time. */
-const TOLERANCE = 1 / 64
+export const TOLERANCE = 1 / 64
 
 export class Line {
   readonly #ms: number
@@ -75,15 +75,21 @@ export class Line {
   #appointmentAt (due: number): Appointment {
     let index = this.#appointments.length
     while (index > 0 && this.#appointments[index - 1]!.from > due) index--
-    const near = this.#appointments[index - 1]
-    if (near !== undefined && due - near.from <= this.#ms * TOLERANCE) {
-      near.to = Math.max(near.to, due)
-      return near
+    let appointment = [this.#appointments[index - 1], this.#appointments[index]].find((near) => this.#canTake(due, near))
+    if (appointment === undefined) {
+      appointment = { line: this, from: due, to: due, first: undefined, last: undefined }
+      this.#appointments.splice(index, 0, appointment)
     }
-    const appointment = { line: this, from: due, to: due, first: undefined, last: undefined }
-    this.#appointments.splice(index, 0, appointment)
-    if (index === 0) this.#setTimer()
+    const isNext = appointment === this.#appointments[0] && due <= appointment.from
+    appointment.from = Math.min(appointment.from, due)
+    appointment.to = Math.max(appointment.to, due)
+    if (isNext) this.#setTimer()
     return appointment
+  }
+
+  #canTake (due: number, appointment: Appointment | undefined): boolean {
+    if (appointment === undefined) return false
+    return Math.max(appointment.to, due) - Math.min(appointment.from, due) <= this.#ms * TOLERANCE
   }
 
   #timeOf ({ from, to }: Appointment): number {
@@ -97,20 +103,21 @@ export class Line {
     else this.#timer = setTimeout(() => this.#due(), Math.max(1, Math.ceil(this.#timeOf(next) - performance.now()))).unref()
   }
 
-  /** Takes all whose time has come, then sets the timer for the next. An empty line has no timer. */
+  /** Takes all whose time has come, then sets the timer for the next appointment; there is none where nobody waits. */
   #due (): void {
     const now = performance.now()
     while (this.#appointments.length > 0 && this.#timeOf(this.#appointments[0]!) <= now) {
       const appointment = this.#appointments.shift()!
-      while (appointment.first !== undefined) this.#look(appointment.first, now)
+      const late = now - this.#timeOf(appointment)
+      while (appointment.first !== undefined) this.#look(appointment.first, now, late)
     }
     this.#setTimer()
   }
 
-  #look (waiting: Waiting, now: number): void {
+  #look (waiting: Waiting, now: number, late: number): void {
     this.leave(waiting)
-    const late = now - waiting.since - this.#ms
-    if (late >= (this.#isEarly ? -this.#ms * TOLERANCE : 0)) waiting.onDue(this, late)
+    const rest = waiting.since + this.#ms - now
+    if (rest <= (this.#isEarly ? this.#ms * TOLERANCE : 0)) waiting.onDue(this, late)
     else this.goOn(waiting)
   }
 }

@@ -12,7 +12,7 @@ import { KEEP_ALIVE } from './frame.ts'
 import type { ResolvedOptions } from './options.ts'
 import type { Pieces, Shareable } from './pieces.ts'
 import { sendHead, type RawResponse } from './response.ts'
-import { Silence, type Watched } from './silence.ts'
+import { Silence, type Patience, type Watched } from './silence.ts'
 import type { SseStats } from './stats.ts'
 import type { Lines } from './timeouts.ts'
 
@@ -31,11 +31,6 @@ export interface Destination {
   once (event: 'drain', callback: () => void): unknown
 }
 
-export interface WriterOwner {
-  /** The client has left bytes unread for `writeTimeout`. */
-  onStalled (): void
-}
-
 export class Writer implements Watched {
   bytes = 0
   behind = false
@@ -44,7 +39,6 @@ export class Writer implements Watched {
 
   readonly #response: RawResponse
   readonly #stats: SseStats
-  readonly #owner: WriterOwner
   readonly #silence: Silence
   /** Compresses what is written; undefined: it goes out as it is. */
   #pieces: Pieces | undefined
@@ -62,11 +56,10 @@ export class Writer implements Watched {
   #closed = false
   #waiter: () => void = noop
 
-  constructor (response: RawResponse, options: ResolvedOptions, lines: Lines, stats: SseStats, owner: WriterOwner) {
+  constructor (response: RawResponse, options: ResolvedOptions, lines: Lines, stats: SseStats, owner: Patience) {
     this.#response = response
     this.#stats = stats
-    this.#owner = owner
-    this.#silence = new Silence(this, options, lines)
+    this.#silence = new Silence(this, owner, options, lines)
   }
 
   /** From here on, before anything is written, all is compressed. */
@@ -112,14 +105,14 @@ export class Writer implements Watched {
   /** Takes bytes, which are not copied: many writers may share them. False: make a pause, as with `write`. */
   writeBytes (shareable: Shareable): boolean {
     if (this.#closed) return false
-    const size = shareable.bytes.length
+    const { size } = shareable.chunk
     const socket = this.#gathered === '' ? this.#shortWay(size) : undefined
     if (socket !== undefined) {
-      this.#writeChunk(socket, shareable.chunk, size)
+      this.#writeChunk(socket, shareable.chunk.whole, size)
       return !this.behind
     }
     this.#enqueueGathered()
-    this.#queue.push(this.#pieces === undefined ? shareable.bytes : this.#pieces.shared(shareable))
+    this.#queue.push(this.#pieces === undefined ? shareable.chunk.bytes : this.#pieces.shared(shareable))
     if (this.#destination === undefined) return this.unsent < GATHER
     this.flush()
     return !this.behind
@@ -182,11 +175,7 @@ export class Writer implements Watched {
     this.write(this.keepAlive)
   }
 
-  onStalled (): void {
-    this.#owner.onStalled()
-  }
-
-  /** Sends what has gathered. */
+  /** Writes what has gathered, the short way if that is free. */
   flush (): void {
     this.#flushing = false
     if (this.#closed || this.#destination === undefined || this.behind) return
@@ -227,7 +216,7 @@ export class Writer implements Watched {
   }
 
   /**
-   * Sends what has gathered, in one write, or in slices where it is large: each that the client takes is progress.
+   * The long way: in one write, or in slices where there is much: each that the client takes is progress.
    * @returns false if the socket asks for a pause
    */
   #send (destination: Destination): boolean {

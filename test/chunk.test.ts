@@ -6,7 +6,7 @@ import type { FastifyInstance, FastifyReply } from 'fastify'
 import { execFileSync } from 'node:child_process'
 import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
-import type { ServerResponse } from 'node:http'
+import { ServerResponse } from 'node:http'
 import http2 from 'node:http2'
 import type { Socket } from 'node:net'
 import { join } from 'node:path'
@@ -14,6 +14,8 @@ import { Transform, type Readable } from 'node:stream'
 import t, { } from 'tap'
 import tls from 'node:tls'
 import zlib from 'node:zlib'
+import { FramedEvent } from '../lib/channels/framed-event.ts'
+import { Batch } from '../lib/channels/reading.ts'
 import { chunked, Chunk } from '../lib/chunk.ts'
 import { connect, given, listen, turns, until } from './helpers.ts'
 import {
@@ -26,7 +28,7 @@ t.test('a chunk is its size in hexadecimal digits, its bytes, and CRLF around th
     const bytes = Buffer.from(text)
     t.equal(chunked(text, bytes.length), `${bytes.length.toString(16)}\r\n${text}\r\n`)
     for (const pieces of [[bytes], [bytes.subarray(0, 1), bytes.subarray(1)], [...bytes].map((byte) => Buffer.from([byte]))]) {
-      const chunk = new Chunk(pieces)
+      const chunk = Chunk.ofPieces(pieces)
       t.ok(chunk.whole.equals(Buffer.from(chunked(text, bytes.length))))
       t.ok(chunk.bytes.equals(bytes))
       t.equal(chunk.bytes.buffer, chunk.whole.buffer, 'in the same memory')
@@ -607,4 +609,26 @@ eachFeed('TLS: the chunks go into the encrypted socket', async (t, makeFeed) => 
   // The server waits for it otherwise.
   socket.destroy()
   await until(() => app.sse.stats().open === 0)
+})
+
+t.test('a response whose write was replaced before the plugin was loaded is not gone past', async (t) => {
+  const seen: string[] = []
+  const { write } = ServerResponse.prototype
+  t.after(() => { delete (ServerResponse.prototype as Partial<ServerResponse>).write })
+  ServerResponse.prototype.write = function instrumented (this: ServerResponse, ...args: any[]) {
+    seen.push(String(args[0]))
+    return write.apply(this, args as never)
+  } as ServerResponse['write']
+  const { app } = await start(t)
+  const feed = await ofSource(app)
+  const client = await opened(t, await listen(app), feed)
+  await sendSome(feed)
+  await gets(t, client, feed.sent)
+  t.equal(seen.join(''), feed.sent)
+})
+
+t.test('an event that is delivered by itself is held once, however many readers and forms it has', async (t) => {
+  const event = new FramedEvent('1-0', { event: '', data: '1' })
+  t.equal(new Batch([event]).chunk, event.chunk)
+  t.equal(new Batch([event]).chunk.whole, event.chunk.whole)
 })

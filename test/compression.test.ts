@@ -9,6 +9,7 @@ import { PassThrough, Readable } from 'node:stream'
 import zlib from 'node:zlib'
 import t, { type Test } from 'tap'
 import sse from '../index.ts'
+import { Chunk } from '../lib/chunk.ts'
 import { FramedEvent } from '../lib/channels/framed-event.ts'
 import { CODINGS, type Coding } from '../lib/coding.ts'
 import { compressPiece, Pieces, storePiece } from '../lib/pieces.ts'
@@ -352,7 +353,7 @@ t.test('pieces in any order, short and long, make one stream', async (t) => {
     const compressed = pieces.map(({ text, shared }) => {
       const bytes = Buffer.from(text)
       const compress = (coding: Coding) => bytes.length < 1_000 ? storePiece(coding, bytes) : compressPiece(coding, bytes)
-      return shared ? put.shared({ bytes, chunk: bytes, compressed: compress }) : put.text(text)
+      return shared ? put.shared({ chunk: Chunk.ofPieces([bytes]), compressed: compress }) : put.text(text)
     })
     const stream = Buffer.concat([put.begin(), ...compressed, put.end()])
     const decoded = coding === 'gzip' ? zlib.gunzipSync(stream) : Buffer.concat(framesOf(stream).map((frame) => zstdDecompressSync(frame)))

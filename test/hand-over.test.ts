@@ -237,3 +237,39 @@ t.test('whoever waits for a compressed stream goes on, and its compressor goes t
   client.destroy()
   await Promise.all(waiting.map(({ promise }) => promise))
 })
+
+t.test('another answer that comes between the handler and whoever waits for its reply is answered as any', async (t) => {
+  const { app, faults } = await start(t)
+  app.addHook('onSend', async (_, reply, payload) => payload)
+  const { source } = idleSource({ data: 1 })
+  app.get('/', (_, reply) => {
+    reply.sse(source)
+    Promise.resolve().then(() => reply.send({ instead: 1 }))
+    return reply
+  })
+  const client = connect(t, await listen(app)).get('/', 'connection: close')
+  await client.until('{"instead":1}')
+  t.match(client.received, /^HTTP\/1\.1 200 OK\r\n/)
+  t.same(faults, [])
+  t.match(app.sse.stats(), { open: 0, closed: { superseded: 1 } })
+})
+
+t.test('a head that Node does not write ends the connection, and nothing else', async (t) => {
+  for (const hook of [false, true]) {
+    const { app, faults } = await start(t)
+    if (hook) app.addHook('onSend', async (_, reply, payload) => payload)
+    const { source } = idleSource({ data: 1 })
+    app.get('/', async (_, reply) => {
+      reply.raw.statusMessage = 'a\nb'
+      return reply.sse(source)
+    })
+    app.get('/other', async () => 'here')
+    const port = await listen(app)
+    const client = connect(t, port).get('/')
+    await client.untilClosed()
+    await until(() => app.sse.connections.size === 0)
+    t.match(app.sse.stats(), { open: 0, closed: { 'source-threw': 1 } })
+    t.same(faults, [])
+    await connect(t, port).get('/other').until('here')
+  }
+})

@@ -415,3 +415,17 @@ t.test('a recursive schema may be part of one event and the whole of another, in
     t.throws(() => payloads.get('whole')!.serialize({ name: 'a', children: [{}] }), { code: 'FST_SSE_INVALID_EVENT' })
   }
 })
+
+t.test('properties go out in the order of the schema, whether an object has others or not', async (t) => {
+  const inner = Type.Object({ p: Type.Number(), q: Type.Number() })
+  const payload = compilePayloads({ a: { ...Type.Object({ x: Type.Number(), y: inner }) } }, {}).get('a')!
+  const expected = '{"x":1,"y":{"p":1,"q":2}}'
+  for (const data of [
+    { x: 1, y: { p: 1, q: 2 } }, { y: { q: 2, p: 1 }, x: 1 },
+    { z: 0, x: 1, y: { p: 1, q: 2 } }, { x: 1, y: { q: 2, r: 0, p: 1 } },
+    { z: undefined, x: 1, y: { p: 1, q: 2 } }, Object.assign(Object.create(null), { x: 1, y: { p: 1, q: 2 } }),
+    Object.create({ x: 1, y: { p: 1, q: 2 } })
+  ]) t.equal(payload.serialize(data), expected)
+  const hidden = Object.defineProperty({ z: 0, y: { p: 1, q: 2 } }, 'x', { value: 1, enumerable: false })
+  t.equal(payload.serialize(hidden), expected, 'what is declared but not enumerable is sent, and not another property for it')
+})

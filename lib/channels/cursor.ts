@@ -75,6 +75,7 @@ export class Cursor implements Reading, Reader {
   begin (taker: Taker): Promise<void> {
     this.#taker = taker
     this.#replica = this.#channel.replica()
+    if (this.#ended) return Promise.resolve()
     // What is published after this line is not missed.
     const here = this.#replica.join(this)
     return this.#wait(() => this.#begin(here))
@@ -98,7 +99,7 @@ export class Cursor implements Reading, Reader {
     this.#parts = NONE
     this.#snapshot?.stop()
     this.#snapshot = undefined
-    this.#replica.leave(this)
+    this.#replica?.leave(this)
   }
 
   tell (): void {

@@ -1,5 +1,6 @@
 /** An event of a channel in the forms in which readers want it, each made once, however many they are. */
 import { sizeOf, type Entry, type Message } from '../broker.ts'
+import { Chunk } from '../chunk.ts'
 import type { Coding } from '../coding.ts'
 import { frame } from '../frame.ts'
 import { compressPiece, storePiece } from '../pieces.ts'
@@ -12,7 +13,7 @@ export class FramedEvent {
   readonly size: number
   /** The one from which it differs by its ID alone. */
   #original: FramedEvent | undefined
-  #bytes: Buffer | undefined
+  #chunk: Chunk | undefined
   #seen: ReceivedEvent | undefined
   readonly #rests: Partial<Record<Coding, Buffer>> = {}
 
@@ -22,10 +23,10 @@ export class FramedEvent {
     this.size = size
   }
 
-  /** The bytes of its block. */
-  get bytes (): Buffer {
-    this.#bytes ??= this.#original === undefined ? this.#frame() : this.#reframe(this.#original)
-    return this.#bytes
+  /** Its block. */
+  get chunk (): Chunk {
+    this.#chunk ??= this.#original === undefined ? this.#frame() : this.#reframe(this.#original)
+    return this.#chunk
   }
 
   /** The ID as it is, then the rest, which is compressed once, whatever the ID. */
@@ -47,18 +48,18 @@ export class FramedEvent {
     return event
   }
 
-  #frame (): Buffer {
+  #frame (): Chunk {
     const { event, data, raw, retry, comment } = this.message
-    return Buffer.from(frame({ event, id: this.id || undefined, retry, comment }, raw ?? data))
+    return Chunk.ofText(frame({ event, id: this.id || undefined, retry, comment }, raw ?? data))
   }
 
   /** The ID comes first in a block (frame.ts), so the rest is the same whatever the ID. */
-  #reframe ({ id, bytes }: FramedEvent): Buffer {
-    return Buffer.concat([Buffer.from(idLine(this.id)), bytes.subarray(idLine(id).length)])
+  #reframe ({ id, chunk }: FramedEvent): Chunk {
+    return Chunk.ofPieces([Buffer.from(idLine(this.id)), chunk.bytes.subarray(idLine(id).length)])
   }
 
   #compressedRest (coding: Coding): Buffer {
-    this.#rests[coding] ??= alone(compressPiece(coding, this.bytes.subarray(this.id === '' ? 0 : idLine(this.id).length)))
+    this.#rests[coding] ??= alone(compressPiece(coding, this.chunk.bytes.subarray(this.id === '' ? 0 : idLine(this.id).length)))
     return this.#rests[coding]
   }
 }

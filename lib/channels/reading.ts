@@ -38,16 +38,8 @@ export class Batch implements Shareable {
   }
 
   /** Their blocks. Whoever is given the same batch shares them. */
-  get bytes (): Buffer {
-    return this.#asChunk.bytes
-  }
-
-  get chunk (): Buffer {
-    return this.#asChunk.whole
-  }
-
-  get #asChunk (): Chunk {
-    this.#chunk ??= new Chunk(this.events.map(({ bytes }) => bytes))
+  get chunk (): Chunk {
+    this.#chunk ??= this.events.length === 1 ? this.events[0]!.chunk : Chunk.ofPieces(this.events.map(({ chunk }) => chunk.bytes))
     return this.#chunk
   }
 
