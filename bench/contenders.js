@@ -41,16 +41,19 @@ export class Contender {
   #clients
 
   /** @param options of its server: `{ keepAlive, hooks }` */
-  static async start (name, { title = name, ...options } = {}) {
-    const contender = new Contender(title, startServer(name, options), startNode(local('clients/index.js')))
-    contender.port = await contender.server.ask('port')
-    return contender
+  static create (name, { title = name, ...options } = {}) {
+    return new Contender(title, startServer(name, options), startNode(local('clients/index.js')))
   }
 
   constructor (name, server, clients) {
     this.name = name
     this.server = server
     this.#clients = clients
+  }
+
+  /** Resolves when its server listens. */
+  async start () {
+    this.port = await this.server.ask('port')
   }
 
   async connect (count, { path = '/channel', over } = {}) {
@@ -115,8 +118,9 @@ export class Contender {
 
 /** @param use is given them all, started; they are ended when it is done */
 export async function withContenders (starts, use) {
-  const contenders = await Promise.all(starts.map(([name, options]) => Contender.start(name, options)))
+  const contenders = starts.map(([name, options]) => Contender.create(name, options))
   try {
+    await Promise.all(contenders.map((contender) => contender.start()))
     return await use(contenders)
   } finally {
     await Promise.all(contenders.map((contender) => contender.end()))

@@ -38,7 +38,7 @@ export class Crowd {
   #wanted = Infinity
   #reached = () => {}
 
-  /** Resolves with the first bytes. That a server cuts off a client is an error. */
+  /** Resolves with the first bytes. That a server cuts a client off before is an error; what comes later is counted. */
   #open (port, request) {
     return new Promise((resolve, reject) => {
       const socket = openSocket(port, request, (chunk) => {

@@ -3,8 +3,8 @@ import { compare, compareToPeers } from '../comparisons.js'
 import { BY_HAND, OURS, withContenders } from '../contenders.js'
 import { inRounds } from '../rounds.js'
 
-/** An application that has its events together can do more with this peer. Shown, but nobody's ten separate events. */
-const TOGETHER = { name: 'better-sse, batched by the application', of: 'better-sse' }
+/** An application that has its events together can do more with these. Shown, but nobody's ten separate events. */
+const TOGETHER = [BY_HAND, 'better-sse']
 
 /** Milliseconds from one turn to the next: all of them have what was published, before more is. */
 export function timeFor (clients, batch) {
@@ -14,7 +14,10 @@ export function timeFor (clients, batch) {
 function runnersOf (contenders, batch) {
   const runners = contenders.map((contender) => ({ name: contender.name, contender }))
   if (batch === 1) return runners
-  return [...runners, { name: TOGETHER.name, contender: contenders.find(({ name }) => name === TOGETHER.of), together: true }]
+  const together = contenders.filter(({ name }) => TOGETHER.includes(name))
+  return [...runners, ...together.map((contender) => ({
+    name: `${contender.name}, batched by the application`, contender, together: true
+  }))]
 }
 
 function goalsOf (batch) {
@@ -49,7 +52,7 @@ async function measure (contenders, clients, batch, turns, { rounds, peers }) {
 async function prepare (contenders, clients, deliveries) {
   await Promise.all(contenders.map(async (contender) => {
     await contender.connect(clients)
-    await contender.publish({ turns: deliveries / clients, every: timeFor(clients, 1) })
+    await contender.publish({ turns: Math.ceil(deliveries / clients), every: timeFor(clients, 1) })
     await contender.publish({ turns: 1, batch: 10, every: 0 })
   }))
 }

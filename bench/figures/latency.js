@@ -27,9 +27,13 @@ export default async function run ({ short, nodePeers }) {
   const clients = short ? 2_000 : 10_000
   const prober = startNode(new URL('../clients/prober.js', import.meta.url))
   const values = await withContenders([OURS, ...nodePeers].map((name) => [name]), async (contenders) => {
-    await Promise.all(contenders.map((contender) => contender.connect(clients)))
-    const seconds = short ? 1 : 2
-    return inRounds(short ? 1 : 3, contenders, (contender) => p99During(contender, prober, seconds))
+    const seconds = short ? 2 : 5
+    return inRounds(short ? 1 : 3, contenders, async (contender) => {
+      await contender.connect(clients)
+      const p99 = await p99During(contender, prober, seconds)
+      await contender.disconnect()
+      return p99
+    }, { warmUp: !short })
   }).finally(() => prober.end())
   const [best] = nodePeers.toSorted((a, b) => values[a].median - values[b].median)
   const { median } = values[OURS]

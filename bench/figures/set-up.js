@@ -30,7 +30,10 @@ export default async function run ({ short, rounds }) {
       title: 'Set-up: a connection, a request, the first byte',
       unit: 'connections a second',
       values,
-      notes: [...costs].map(([name, all]) => `${name}: ${Math.round(median(all))} us of CPU for each`),
+      notes: [
+        ...[...costs].map(([name, all]) => `${name}: ${Math.round(median(all))} us of the server's CPU for each`),
+        'The clients take their time, too, so the rates are closer to each other than the costs.'
+      ],
       comparisons: [compare('Set-up: connections a second', values, [JSON_ROUTE], goal)]
     }]
   })

@@ -12,11 +12,13 @@ export class Worker {
   #next = 1
   #exited
 
-  constructor (child, send) {
+  /** @param name of what runs in it, for messages */
+  constructor (child, name, send) {
     this.#child = child
     this.#send = send
-    this.#exited = new Promise((resolve) => child.once('exit', resolve))
-    child.once('exit', (code, signal) => this.#failAll(new Error(`a process has ended (${signal ?? code}): ${child.spawnargs.at(-1)}`)))
+    this.#exited = new Promise((resolve) => child.once('exit', resolve).once('error', resolve))
+    child.once('exit', (code, signal) => this.#failAll(`${name} has ended (${signal ?? code})`))
+    child.once('error', ({ message }) => this.#failAll(`${name} did not start: ${message}`))
   }
 
   /** @returns a promise of the answer */
@@ -39,7 +41,10 @@ export class Worker {
   }
 
   #settle (id, { answer, error }) {
-    const { resolve, reject, timer } = this.#waiting.get(id)
+    const waiting = this.#waiting.get(id)
+    // It has come too late.
+    if (waiting === undefined) return
+    const { resolve, reject, timer } = waiting
     this.#waiting.delete(id)
     clearTimeout(timer)
     if (error === undefined) resolve(answer)
@@ -47,14 +52,14 @@ export class Worker {
   }
 
   #failAll (error) {
-    for (const id of this.#waiting.keys()) this.#settle(id, { error: error.message })
+    for (const id of this.#waiting.keys()) this.#settle(id, { error })
   }
 }
 
 /** @param url of a module that calls `serveOrders` */
 export function startNode (url, options = {}) {
   const child = fork(url, [JSON.stringify(options)], { execArgv: ['--expose-gc'] })
-  const worker = new Worker(child, (message) => child.send(message))
+  const worker = new Worker(child, url.pathname, (message) => child.send(message))
   child.on('message', (message) => worker.answered(message))
   return worker
 }
@@ -62,7 +67,7 @@ export function startNode (url, options = {}) {
 /** @param path of a program that reads orders from its standard input, a line each */
 export function startProgram (command, path) {
   const child = spawn(command, [path], { stdio: ['pipe', 'pipe', 'inherit'] })
-  const worker = new Worker(child, (message) => child.stdin.write(`${JSON.stringify(message)}\n`))
+  const worker = new Worker(child, path, (message) => child.stdin.write(`${JSON.stringify(message)}\n`))
   createInterface(child.stdout).on('line', (line) => worker.answered(JSON.parse(line)))
   return worker
 }

@@ -43,11 +43,15 @@ const server = http.createServer((request, response) => {
 server.listen(LISTEN)
 await once(server, 'listening')
 
+function publish (text) {
+  const block = Buffer.from(text)
+  for (const response of open) response.write(block)
+}
+
 takeOrders(server, {
-  publish (count) {
-    for (let n = 0; n < count; n++) {
-      const block = Buffer.from(blockOf(dataOfSize(PUBLISHED_SIZE)))
-      for (const response of open) response.write(block)
-    }
+  publish (count, together) {
+    const blocks = Array.from({ length: count }, () => blockOf(dataOfSize(PUBLISHED_SIZE)))
+    if (together) publish(blocks.join(''))
+    else blocks.forEach(publish)
   }
 })
