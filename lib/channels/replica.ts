@@ -17,8 +17,8 @@ const MOST = { entries: 256, bytes: PART }
 /** Batches that are kept for readers who are at the same place. */
 const BATCHES = 8
 
-/** Readers that are told in one turn of the event loop, so that a large audience does not hold up all else. */
-const READERS_PER_TURN = 512
+/** Readers that are told in one turn of the event loop (some 2 ms), so that a large audience does not hold up all else. */
+const READERS_PER_TURN = 128
 
 export interface Reader {
   /** There is more to take, or the channel has ended. */
