@@ -53,7 +53,7 @@ async function measure (name, scale) {
 async function main () {
   const names = chosen()
   const peers = haveStarlette() ? [...nodePeers, STARLETTE] : nodePeers
-  const scale = { short: args.short, rounds: args.short ? 3 : 7, peers, nodePeers }
+  const scale = { short: args.short, rounds: args.short ? 3 : 5, peers, nodePeers }
   const start = performance.now()
   const figures = []
   for (const name of names) figures.push(...await measure(name, scale))
