@@ -341,9 +341,8 @@ t.test('whoever begins, begins again, leaves, moves and goes on, at whatever tim
         const now = performance.now()
         const early = kind === 'within' ? ms / 64 : 0
         assert.equal(line, lines[kind](ms))
-        // What is late is the appointment, which somebody else may have made.
-        if (kind === 'within') assert.ok(late >= Math.max(0, now - since - ms))
-        else assert.ok(late >= 0 && late <= now - since - ms)
+        // What is late is the appointment, which may have been made for somebody else, or for before it began again.
+        assert.ok(late >= 0)
         assert.ok(now >= since + ms - early, `${index}, ${kind} ${ms} since ${since}, is due at ${now}: too early`)
         assert.ok(now <= latest({ kind, ms, since, there }), `${index}, ${kind} ${ms} since ${since}, is due at ${now}: too late`)
         assert.equal(this.appointment, undefined)
