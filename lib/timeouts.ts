@@ -75,15 +75,23 @@ export class Line {
   #appointmentAt (due: number): Appointment {
     let index = this.#appointments.length
     while (index > 0 && this.#appointments[index - 1]!.from > due) index--
-    let appointment = [this.#appointments[index - 1], this.#appointments[index]].find((near) => this.#canTake(due, near))
-    if (appointment === undefined) {
-      appointment = { line: this, from: due, to: due, first: undefined, last: undefined }
-      this.#appointments.splice(index, 0, appointment)
-    }
-    const isNext = appointment === this.#appointments[0] && due <= appointment.from
+    const near = [this.#appointments[index - 1], this.#appointments[index]].find((each) => this.#canTake(due, each))
+    return near === undefined ? this.#insert(due, index) : this.#widen(near, due)
+  }
+
+  #insert (due: number, index: number): Appointment {
+    const appointment = { line: this, from: due, to: due, first: undefined, last: undefined }
+    this.#appointments.splice(index, 0, appointment)
+    if (index === 0) this.#setTimer()
+    return appointment
+  }
+
+  #widen (appointment: Appointment, due: number): Appointment {
+    const before = this.#timeOf(appointment)
     appointment.from = Math.min(appointment.from, due)
     appointment.to = Math.max(appointment.to, due)
-    if (isNext) this.#setTimer()
+    // A timer that is early is set again when it is due.
+    if (appointment === this.#appointments[0] && this.#timeOf(appointment) < before) this.#setTimer()
     return appointment
   }
 
