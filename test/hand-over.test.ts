@@ -273,3 +273,21 @@ t.test('a head that Node does not write ends the connection, and nothing else', 
     await connect(t, port).get('/other').until('here')
   }
 })
+
+t.test('a header that cannot be sent is answered as any error, whichever hooks there are', async (t) => {
+  for (const hook of [false, true]) {
+    const { app, faults } = await start(t)
+    if (hook) app.addHook('onSend', async (_, reply, payload) => payload)
+    const { source, state } = idleSource({ data: 1 })
+    app.get('/', async (_, reply) => {
+      reply.header('x-name', 'a\nb')
+      return reply.sse(source)
+    })
+    const client = connect(t, await listen(app)).get('/')
+    await client.until('ERR_INVALID_CHAR')
+    t.match(client.head, /^HTTP\/1\.1 500 /)
+    await until(() => state.finished)
+    t.match(app.sse.stats(), { open: 0, closed: { superseded: 1 } })
+    t.same(faults, [])
+  }
+})
