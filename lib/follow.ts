@@ -22,7 +22,6 @@ const MOST_UNSENT = 4_194_304
 
 export class Follower implements Producer, Taker {
   readonly #subscription: Subscription
-  readonly #lastEventId: string | undefined
   readonly #connection: Connection
   readonly #feed: Feed
   #reading: Reading | undefined
@@ -34,9 +33,8 @@ export class Follower implements Producer, Taker {
   #running = false
   #begun = false
 
-  constructor (subscription: Subscription, lastEventId: string | undefined, connection: Connection, feed: Feed) {
+  constructor (subscription: Subscription, connection: Connection, feed: Feed) {
     this.#subscription = subscription
-    this.#lastEventId = lastEventId
     this.#connection = connection
     this.#feed = feed
   }
@@ -49,7 +47,7 @@ export class Follower implements Producer, Taker {
     if (signal !== undefined) this.#forgetSignal = onAbort(signal, () => connection.end())
     if (connection.reason !== undefined) return
     const begun = new Promise<void>((resolve) => { this.#onBegun = resolve })
-    this.#reading = this.#subscription.read(this.#lastEventId)
+    this.#reading = this.#subscription.read(connection.request.lastEventId)
     this.#reading.begin(this).then(() => this.#tellBegun())
     this.#run(false)
     return begun
@@ -120,7 +118,7 @@ export class Follower implements Producer, Taker {
     const goOn = this.#write(part)
     if (part.is === 'position') {
       this.#connection.writeOpening()
-      if (part.why === 'start' && this.#lastEventId !== undefined) this.#connection.count('replays')
+      if (part.why === 'start' && this.#connection.request.lastEventId !== undefined) this.#connection.count('replays')
     }
     return goOn
   }

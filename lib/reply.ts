@@ -117,7 +117,7 @@ function open (source: unknown, payloads: Payloads | undefined, lastEventId: str
   try {
     if (source instanceof Subscription) {
       if (payloads !== undefined) checkTypes(source.types, payloads)
-      return (connection, feed) => new Follower(source, lastEventId, connection, feed)
+      return (connection, feed) => new Follower(source, connection, feed)
     }
     const opened = openSource(source, lastEventId)
     return (connection, feed) => new Pump(opened, connection, feed)
