@@ -2,7 +2,7 @@
  * Events after which whoever handles them makes way for the event loop. A source that is always ready, read by somebody
  * who is always ready, never waits for anything: every other request would starve.
  */
-export const EVENTS_PER_TURN = 64
+export const EVENTS_PER_TURN = 128
 
 /** The same of parts of a reading, each of which has many events. */
 export const PARTS_PER_TURN = 16

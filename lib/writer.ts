@@ -16,8 +16,8 @@ import { Silence, type Patience, type Watched } from './silence.ts'
 import type { SseStats } from './stats.ts'
 import type { Lines } from './timeouts.ts'
 
-/** Characters that gather at the most before they are written: what a Node stream holds before it asks for a pause. */
-const GATHER = 16_384
+/** Characters that gather at the most before they are written: about what a source yields in its share of a turn. */
+const GATHER = 32_768
 
 /** Bytes that are written at once at the most, so that a slow client which reads on is seen to read. */
 const SLICE = 65_536

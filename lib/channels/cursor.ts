@@ -7,14 +7,13 @@
  * not: that position, `gap`, then where it goes on. A snapshot comes before the position that it belongs to, so that a
  * reader who is cut off in the middle of it does not come back as if it had had all of it.
  */
-import type { Page } from '../broker.ts'
 import { compareEntryIds, isEntryId } from '../entry-id.ts'
 import { Lagged } from '../errors.ts'
 import { nextTurn } from '../turns.ts'
 import { passes, type Filter } from './filter.ts'
-import { framed, type FramedEvent } from './framed-event.ts'
+import type { FramedEvent } from './framed-event.ts'
 import { Batch, NOBODY, type Part, type Reading, type Taker } from './reading.ts'
-import type { Reader, Replica } from './replica.ts'
+import type { Reader, Replay, Replica } from './replica.ts'
 import { Snapshot } from './snapshot.ts'
 
 /** Where a reading begins, if not at an ID: 'earliest' is with all that is retained. */
@@ -121,12 +120,12 @@ export class Cursor implements Reading, Reader {
     replica.trim()
     if (after === undefined) this.#beginAt(here ?? origin)
     else if (replica.log.indexAfter(after) !== undefined) this.#resume(after)
-    else await this.#readBack(isEntryId(after) ? after : undefined, (page) => this.#beginWith(after, page))
+    else await this.#readBack(isEntryId(after) ? after : undefined, (replay) => this.#beginWith(after, replay))
   }
 
-  #beginWith (after: string, page: Page): boolean {
-    if (!page.complete || (after !== page.after && after !== EARLIEST)) return this.#tellGap(after, page)
-    this.#resume(page.after)
+  #beginWith (after: string, replay: Replay): boolean {
+    if (!replay.complete || (after !== replay.after && after !== EARLIEST)) return this.#tellGap(after, replay)
+    this.#resume(replay.after)
     return true
   }
 
@@ -152,9 +151,9 @@ export class Cursor implements Reading, Reader {
   }
 
   /** @returns whether it goes on with what is retained, rather than with a snapshot */
-  #tellGap (requested: string, { after, entries }: Page): boolean {
+  #tellGap (requested: string, { after, batch }: Replay): boolean {
     if (!this.#opened) this.#add({ is: 'position', id: requested, why: 'requested' })
-    this.#add({ is: 'gap', gap: { requested, earliest: entries[0]?.id ?? null } })
+    this.#add({ is: 'gap', gap: { requested, earliest: batch.events[0]?.id ?? null } })
     this.#openSnapshot()
     if (this.#snapshot === undefined) {
       this.#resume(after)
@@ -166,16 +165,16 @@ export class Cursor implements Reading, Reader {
   }
 
   /**
-   * Reads a page back and takes it.
-   * @param accept decides what the page means, and whether its entries are taken
+   * Reads back what comes next, and takes it.
+   * @param accept decides what it means, and whether its events are taken
    */
-  async #readBack (after: string | undefined, accept: (page: Page) => boolean): Promise<void> {
+  async #readBack (after: string | undefined, accept: (replay: Replay) => boolean): Promise<void> {
     const { boundary } = this.#replica
-    const page = await this.#replica.readBack(after)
-    if (this.#ended || !accept(page)) return
-    const last = page.entries.at(-1)
+    const replay = await this.#replica.readBack(after)
+    if (this.#ended || !accept(replay)) return
+    const last = replay.batch.events.at(-1)
     if (last !== undefined) {
-      this.#give(new Batch(page.entries.map(framed)))
+      this.#give(replay.batch)
       this.#moveTo(last.id)
     } else {
       // Nothing to be read back: nothing is before what the replica was being given when it was asked for.
@@ -233,15 +232,15 @@ export class Cursor implements Reading, Reader {
       this.#wait(async () => {
         // A long replay makes way for others after each page.
         await nextTurn()
-        if (!this.#ended) await this.#readBack(this.#position, (page) => page.complete || this.#fallBehind(page))
+        if (!this.#ended) await this.#readBack(this.#position, (replay) => replay.complete || this.#fallBehind(replay))
       })
     }
   }
 
-  #fallBehind (page: Page): boolean {
+  #fallBehind (replay: Replay): boolean {
     if (this.#live && this.#channel.onLag === 'disconnect') throw new Lagged(this.#channel.name)
     if (this.#live) this.#add({ is: 'lag' })
-    return this.#tellGap(this.#position, page)
+    return this.#tellGap(this.#position, replay)
   }
 
   #takeNewest (): void {

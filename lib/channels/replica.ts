@@ -27,6 +27,12 @@ export interface Reader {
   urge (from: number): void
 }
 
+/** What was read back. Those who are given the same share its bytes. */
+export interface Replay extends Omit<Page, 'entries'> {
+  /** Without events, where there were no entries. */
+  batch: Batch
+}
+
 export class Replica {
   /** Settles with the position from which it is given what comes; rejects with what the broker has rejected with. */
   readonly started: Promise<string>
@@ -53,8 +59,8 @@ export class Replica {
   #left = false
   /** Batches that readers have taken, by the index of their first event, until there is more to take. */
   readonly #batches = new Map<number, Batch>()
-  /** Pages that are on their way, by the position that they follow. */
-  readonly #pages = new Map<string | undefined, Promise<Page>>()
+  /** Replays that are on their way, by the position that they follow. */
+  readonly #replays = new Map<string | undefined, Promise<Replay>>()
   #telling = false
   /** There is news since the telling began. */
   #news = false
@@ -106,15 +112,15 @@ export class Replica {
   }
 
   /** What the broker has after a position. Those who ask for the same at the same time are given the same. */
-  readBack (after: string | undefined): Promise<Page> {
-    const known = this.#pages.get(after)
+  readBack (after: string | undefined): Promise<Replay> {
+    const known = this.#replays.get(after)
     if (known !== undefined) return known
-    const page = this.#broker.read(this.#name, after, MOST)
-    const forget = () => { if (this.#pages.get(after) === page) this.#pages.delete(after) }
+    const replay = this.#broker.read(this.#name, after, MOST).then(replayOf)
+    const forget = () => { if (this.#replays.get(after) === replay) this.#replays.delete(after) }
     // Those who were told of the same in this turn ask one after the other; but a failure is only for who has asked already.
-    page.then(() => setImmediate(forget), forget)
-    this.#pages.set(after, page)
-    return page
+    replay.then(() => setImmediate(forget), forget)
+    this.#replays.set(after, replay)
+    return replay
   }
 
   fail (error: unknown): void {
@@ -189,7 +195,7 @@ export class Replica {
     this.newest?.reset(position)
     this.#batches.clear()
     // What was asked for before does not tell what there is up to the new boundary.
-    this.#pages.clear()
+    this.#replays.clear()
     this.#tellLater()
   }
 
@@ -222,4 +228,8 @@ export class Replica {
     this.#urged = this.log.next
     for (const reader of this.#readers) reader.urge(this.#told)
   }
+}
+
+function replayOf ({ after, complete, entries }: Page): Replay {
+  return { after, complete, batch: new Batch(entries.map(framed)) }
 }
