@@ -1,17 +1,20 @@
 /** What a figure says in the end: our median beside that of another, and what it must be, or is wished to be. */
-import { OURS, STARLETTE } from './contenders.js'
+import { LIMIT, OURS, STARLETTE } from './contenders.js'
 
 /**
  * @param values of `inRounds`
  * @param names of those of whom the best is taken
  * @param goal `{ better: 'lower' | 'higher', must, aim }`, of the ratio
+ * @returns also the `limit`, the same ratio of what has to be done in any case, where that was measured
  */
 export function compare (title, values, names, { better, must, aim }) {
   const medianOf = (name) => values[name].median
   const sorted = names.toSorted((a, b) => medianOf(a) - medianOf(b))
   const best = better === 'lower' ? sorted[0] : sorted.at(-1)
   const rival = names.length > 1 ? `${best}, the best on Node` : best
-  return { title, rival, value: medianOf(OURS) / medianOf(best), unit: 'x', better, must, aim }
+  const ratioOf = (name) => medianOf(name) / medianOf(best)
+  const limit = values[LIMIT] === undefined ? undefined : ratioOf(LIMIT)
+  return { title, rival, value: ratioOf(OURS), unit: 'x', better, must, aim, limit }
 }
 
 /** Beside the best of the peers on Node, and beside the one of another language, where it is there: the goals are the same. */

@@ -10,6 +10,9 @@ export const BY_HAND = 'by hand'
 /** A server of the same bytes for everybody. */
 export const STATIC = 'static bytes'
 
+/** Nothing but what has to be done: no plugin that runs onSend hooks can do with less. */
+export const LIMIT = 'the limit'
+
 /** Libraries for servers in Node, by the modules that use them. */
 const NODE_PEERS = {
   '@fastify/sse': 'servers/fastify-sse.js',
@@ -22,6 +25,7 @@ const NODE_SERVERS = {
   [OURS]: 'servers/ours.js',
   [BY_HAND]: 'servers/hand-written.js',
   [STATIC]: 'servers/static.js',
+  [LIMIT]: 'servers/limit.js',
   ...NODE_PEERS
 }
 

@@ -36,12 +36,16 @@ function chosen () {
   return names
 }
 
+const secondsSince = (start) => Math.round((performance.now() - start) / 1_000)
+
 /** A figure that cannot be had (a server has lost events, say) is no reason to have no others. */
 async function measure (name, scale) {
+  const start = performance.now()
   try {
     const { default: run } = await import(`./figures/${name}.js`)
     const figures = await run(scale)
     figures.forEach(printFigure)
+    console.log(`\n(${name}: ${secondsSince(start)} s)`)
     return figures
   } catch (error) {
     console.error(`\n${name} has failed:`, error)
@@ -59,7 +63,7 @@ async function main () {
   for (const name of names) figures.push(...await measure(name, scale))
   const comparisons = figures.flatMap((figure) => figure.comparisons)
   printSummary(comparisons)
-  const seconds = Math.round((performance.now() - start) / 1_000)
+  const seconds = secondsSince(start)
   console.log(`\n${seconds} s. All values are in ${args.json}, a chart in ${args.svg}`)
   writeFileSync(args.json, `${JSON.stringify({ ...machine(), short: args.short, seconds, figures }, null, 2)}\n`)
   writeFileSync(args.svg, chartOf(comparisons))

@@ -21,7 +21,7 @@ async function heapOfConnection (contender, count) {
 }
 
 export default async function run ({ short, nodePeers }) {
-  const count = short ? 1_000 : 2_000
+  const count = short ? 500 : 2_000
   const starts = [[OURS, { hooks: true }], [BY_HAND], ...nodePeers.map((name) => [name])]
   const values = await withContenders(starts,
     (contenders) => inRounds(short ? 1 : 3, contenders, (contender) => heapOfConnection(contender, count)))

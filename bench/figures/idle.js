@@ -12,8 +12,8 @@ async function workOfInterval (contenders, interval) {
 }
 
 export default async function run ({ short }) {
-  const clients = short ? 3_000 : 15_000
-  const keepAlive = short ? 3_000 : 15_000
+  const clients = short ? 2_000 : 15_000
+  const keepAlive = short ? 2_000 : 15_000
   const values = await withContenders([OURS, BY_HAND].map((name) => [name, { keepAlive }]), async (contenders) => {
     // Real clients come when they like, so that each is due at another time.
     await Promise.all(contenders.map((contender) => contender.connect(clients, { over: keepAlive })))

@@ -24,10 +24,10 @@ async function p99During (contender, prober, seconds) {
 }
 
 export default async function run ({ short, nodePeers }) {
-  const clients = short ? 2_000 : 10_000
+  const clients = short ? 1_000 : 10_000
   const prober = startNode(new URL('../clients/prober.js', import.meta.url))
   const values = await withContenders([OURS, ...nodePeers].map((name) => [name]), async (contenders) => {
-    const seconds = short ? 2 : 5
+    const seconds = short ? 1.5 : 5
     return inRounds(short ? 1 : 3, contenders, async (contender) => {
       await contender.connect(clients)
       const p99 = await p99During(contender, prober, seconds)

@@ -1,6 +1,6 @@
 /** Events a second of sources that belong to one client each. */
 import { compareToPeers } from '../comparisons.js'
-import { BY_HAND, OURS, withContenders } from '../contenders.js'
+import { BY_HAND, LIMIT, OURS, withContenders } from '../contenders.js'
 import { inRounds } from '../rounds.js'
 
 const CLIENTS = 500
@@ -28,9 +28,11 @@ function figureOf (title, values, peers, goal) {
 }
 
 export default async function run ({ short, rounds, peers }) {
-  return withContenders([OURS, BY_HAND, ...peers].map((name) => [name]), async (contenders) => {
-    const one = await inRounds(rounds, contenders, (contender) => rateOfOne(contender, short ? 40_000 : 100_000))
-    const many = await inRounds(rounds, contenders, (contender) => rateOfMany(contender, CLIENTS, short ? 25 : 150))
+  return withContenders([OURS, BY_HAND, LIMIT, ...peers].map((name) => [name]), async (contenders) => {
+    // A limit that writes event by event is none where events can be gathered.
+    const gathering = contenders.filter(({ name }) => name !== LIMIT)
+    const one = await inRounds(rounds, gathering, (contender) => rateOfOne(contender, short ? 30_000 : 100_000))
+    const many = await inRounds(rounds, contenders, (contender) => rateOfMany(contender, CLIENTS, short ? 15 : 150))
     return [
       figureOf('Own source: 1 client, as fast as it goes', one, peers, { must: 2, aim: 4 }),
       figureOf(`Own sources: ${CLIENTS} clients, an event a turn`, many, peers, { must: 1.5, aim: 2 })

@@ -2,7 +2,7 @@
 import { setTimeout } from 'node:timers/promises'
 import { median } from '../common.js'
 import { compare } from '../comparisons.js'
-import { OURS, withContenders } from '../contenders.js'
+import { LIMIT, OURS, withContenders } from '../contenders.js'
 import { inRounds } from '../rounds.js'
 
 const JSON_ROUTE = 'JSON of 1 KB, the same app'
@@ -13,10 +13,14 @@ const AFTERMATH = 100
 
 export default async function run ({ short, rounds }) {
   const count = short ? 2_000 : 5_000
-  return withContenders([[OURS]], async ([contender]) => {
-    const costs = new Map([[OURS, []], [JSON_ROUTE, []]])
-    const runners = [{ name: OURS, path: '/channel' }, { name: JSON_ROUTE, path: '/json' }]
-    const values = await inRounds(rounds, runners, async ({ name, path }) => {
+  return withContenders([[OURS], [LIMIT]], async ([ours, limit]) => {
+    const runners = [
+      { name: OURS, contender: ours, path: '/channel' },
+      { name: JSON_ROUTE, contender: ours, path: '/json' },
+      { name: LIMIT, contender: limit, path: '/channel' }
+    ]
+    const costs = new Map(runners.map(({ name }) => [name, []]))
+    const values = await inRounds(rounds, runners, async ({ name, contender, path }) => {
       const { result: seconds, cpu } = await contender.cpuOf(async () => {
         const seconds = await contender.comeAndGo({ path, count, concurrency: CONCURRENCY })
         await setTimeout(AFTERMATH)

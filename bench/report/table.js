@@ -29,9 +29,10 @@ export function printSummary (comparisons) {
   const goal = (value, better) => value === undefined ? '' : `${sign[better]} ${digits(value)}`
   if (comparisons.length === 0) return
   const rows = comparisons.map((comparison) => {
-    const { title, rival, value, unit, better, must, aim } = comparison
-    return [title, rival, VERDICTS[verdictOf(comparison)], `${digits(value)} ${unit}`, goal(must, better), goal(aim, better)]
+    const { title, rival, value, unit, better, must, aim, limit } = comparison
+    const bounds = [goal(must, better), goal(aim, better), limit === undefined ? '' : digits(limit)]
+    return [title, rival, VERDICTS[verdictOf(comparison)], `${digits(value)} ${unit}`, ...bounds]
   })
   console.log('\nOurs, beside others')
-  print([['', 'beside', '', 'value', 'must', 'aim'], ...rows], 3)
+  print([['', 'beside', '', 'value', 'must', 'aim', 'limit'], ...rows], 3)
 }
