@@ -83,7 +83,7 @@ t.test('it holds what was compiled, the docs and the licence, and nothing else',
   const docs = readdirSync(join(root, 'docs')).map((name) => `docs/${name}`)
   t.strictSame(
     files.sort(),
-    [...compiled, ...docs, 'ARCHITECTURE.md', 'CHANGELOG.md', 'LICENSE', 'README.md', 'package.json'].sort()
+    [...compiled, ...docs, 'ARCHITECTURE.md', 'CHANGELOG.md', 'LICENSE', 'README.md', 'SECURITY.md', 'package.json'].sort()
   )
   t.strictSame(files.filter((path) => /(^|\/)(test|examples|bench)\/|\.(test|tst)\./.test(path)), [], 'no test is in it')
 })
@@ -102,6 +102,38 @@ t.test('its types are right for whoever imports it', async (t) => {
   const attw = join(root, 'node_modules/@arethetypeswrong/cli/dist/index.js')
   const { status, stdout, stderr } = await run(folder, process.execPath, attw, copy, '--profile', 'esm-only')
   t.equal(status, 0, stdout + stderr)
+})
+
+const NPM = 'https://registry.npmjs.org/'
+
+/** What package-lock.json says of a package. */
+interface Locked { dev?: boolean, hasInstallScript?: boolean, resolved?: string, integrity?: string }
+
+t.test('nothing that the package brings along runs a script when it is installed, and each has a checksum', (t) => {
+  const { packages } = JSON.parse(readFileSync(join(root, 'package-lock.json'), 'utf8')) as { packages: Record<string, Locked> }
+  const installed = Object.entries(packages).filter(([path, { dev }]) => path !== '' && dev !== true)
+  t.ok(installed.some(([path]) => path === 'node_modules/fastify-plugin'), 'they are found')
+  t.strictSame(installed.filter(([, { hasInstallScript }]) => hasInstallScript).map(([path]) => path), [])
+  // Without `resolved` it comes from whatever registry npm is told of, and has to have this checksum all the same.
+  t.strictSame(installed.filter(([, { resolved = NPM, integrity = '' }]) =>
+    !resolved.startsWith(NPM) || !integrity.startsWith('sha512-')).map(([path]) => path), [])
+  const scripts = Object.keys((manifest as { scripts?: object }).scripts ?? {})
+  t.strictSame(scripts.filter((name) => /^(pre|post)?install$|^prepare$/.test(name)), [], 'nor does the package itself')
+  t.end()
+})
+
+t.test('workflows may do no more than they need, and run actions of one commit only', (t) => {
+  const folder = join(root, '.github/workflows')
+  for (const name of readdirSync(folder)) {
+    const text = readFileSync(join(folder, name), 'utf8')
+    const actions = [...text.matchAll(/uses: (.+)/g)].map(([, action]) => action!)
+    t.ok(actions.length > 0, name)
+    t.strictSame(actions.filter((action) => !/^[\w-]+\/[\w-]+@[0-9a-f]{40} # v\d/.test(action)), [], `${name}: pinned`)
+    t.match(text, /^permissions:( \{\}|\n {2}contents: read)$/m, `${name}: nothing by default but to read`)
+    t.strictSame([...text.matchAll(/^ +([\w-]+): write/gm)].map(([, scope]) => scope), name === 'release.yml' ? ['id-token'] : [])
+    t.notMatch(text, /pull_request_target|\$\{\{ *(github\.event|github\.head_ref)[^}]*\}\}(?<!TAG: \$\{\{.*)/, 'no text of others in a script')
+  }
+  t.end()
 })
 
 /** A program that serves one event by the plugin, and prints what a client gets. */
