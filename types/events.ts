@@ -65,6 +65,15 @@ type EventOfSchemas<Schemas, Provider extends FastifyTypeProvider> =
 export type EventOf<Schema, Provider extends FastifyTypeProvider = FastifyTypeProviderDefault> =
   Schema extends { events: infer Schemas extends EventSchemas } ? EventOfSchemas<Schemas, Provider> : SseEvent | string
 
+/**
+ * A block that is no event: an ID, a reconnection time or a comment, which a stream may have between its events. Channels
+ * and runs have events alone.
+ */
+export type NoEvent =
+  & EventEnvelope
+  & { event?: undefined, data?: undefined, raw?: undefined }
+  & ({ id: string | number | bigint } | { retry: number } | { comment: string })
+
 /** A web stream, by its shape: the DOM's and Node's are different types. */
 interface WebStream<Event> {
   getReader (): { read (): Promise<{ done: false, value: Event } | { done: true, value?: unknown }> }

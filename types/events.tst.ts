@@ -51,6 +51,21 @@ describe('a route with schema.events', () => {
     }))
   })
 
+  test('a comment, an ID and a reconnection time may come without an event', () => {
+    app.get('/', { schema: { events } }, async (request, reply) => {
+      expect(reply.sse).type.toBeCallableWith([price, { comment: 'c' }, { id: 1 }, { retry: 2, comment: 'c' }])
+      expect(reply.sse).type.not.toBeCallableWith([{}])
+      expect(reply.sse).type.not.toBeCallableWith([{ event: 'price' as const, comment: 'c' }])
+      expect(reply.sse).type.not.toBeCallableWith([{ data: 1, comment: 'c' }])
+      expect(reply.sse).type.not.toBeCallableWith([{ raw: 'text', comment: 'c' }])
+      return reply.sse(async function * () {
+        yield { comment: 'c' }
+        yield { event: 'price', data: { symbol: 'A', price: 1 } }
+      })
+    })
+    expect(app.sse.channel('prices', { events }).publish).type.not.toBeCallableWith({ comment: 'c' })
+  })
+
   test('a wrong event inside a generator does not compile', () => {
     app.get('/', { schema: { events } }, async (request, reply) => {
       // @ts-expect-error is not assignable

@@ -11,7 +11,7 @@ import type { SseConnection } from '../lib/diagnostics.ts'
 import type { CallOptions, StreamOptions } from '../lib/options.ts'
 import type { SseStats } from '../lib/stats.ts'
 import type { SseHub, Subscribable } from './channels.ts'
-import type { EventOf, EventSchemas, SseSource } from './events.ts'
+import type { EventOf, EventSchemas, NoEvent, SseSource } from './events.ts'
 
 /** `app.sse`. */
 export interface Sse<Provider extends FastifyTypeProvider = FastifyTypeProviderDefault> extends SseHub<Provider> {
@@ -81,7 +81,7 @@ declare module 'fastify' {
      *   and what a source function throws
      */
     sse (
-      source: SseSource<EventOf<SchemaCompiler, TypeProvider>> | Subscribable<EventOf<SchemaCompiler, TypeProvider>>,
+      source: SseSource<EventOf<SchemaCompiler, TypeProvider> | NoEvent> | Subscribable<EventOf<SchemaCompiler, TypeProvider>>,
       options?: CallOptions<EventOf<SchemaCompiler, TypeProvider>>
     ): this
   }
