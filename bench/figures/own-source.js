@@ -31,7 +31,7 @@ export default async function run ({ short, rounds, peers }) {
   return withContenders([OURS, BY_HAND, LIMIT, ...peers].map((name) => [name]), async (contenders) => {
     // A limit that writes event by event is none where events can be gathered.
     const gathering = contenders.filter(({ name }) => name !== LIMIT)
-    const one = await inRounds(rounds, gathering, (contender) => rateOfOne(contender, short ? 30_000 : 100_000))
+    const one = await inRounds(rounds, gathering, (contender) => rateOfOne(contender, short ? 30_000 : 300_000))
     const many = await inRounds(rounds, contenders, (contender) => rateOfMany(contender, CLIENTS, short ? 15 : 150))
     return [
       figureOf('Own source: 1 client, as fast as it goes', one, peers, { must: 2, aim: 4 }),
