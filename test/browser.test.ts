@@ -1,43 +1,14 @@
 /** A real browser: what Chromium's own EventSource and fetch make of the streams, over HTTP/1.1 and over HTTP/2 with TLS. */
 import type { FastifyInstance, FastifyServerOptions } from 'fastify'
-import { execFileSync } from 'node:child_process'
-import { readFileSync } from 'node:fs'
-import { join } from 'node:path'
-import { chromium, type JSHandle, type Page } from 'playwright-core'
+import type { JSHandle, Page } from 'playwright-core'
 import t, { type Test } from 'tap'
 import type { SseOptions } from '../index.ts'
 import { CODINGS } from '../lib/coding.ts'
-import { chromiumPath } from './chromium.mjs'
-import { createApp, deferred, idleSource, listen, turns, until } from './helpers.ts'
+import { createPageApp, http2Options, launch, noBrowser, visit } from './browser.ts'
+import { deferred, idleSource, turns, until } from './helpers.ts'
 
-const executablePath = chromiumPath()
-// On a developer's machine there may be no browser; where everything must be tested, there must be one.
-const skip = executablePath === undefined && process.env.CI !== 'true' && 'Chromium is missing'
-const args = ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
-  '--disable-background-networking', '--disable-component-update', '--disable-sync']
-const browser = executablePath === undefined ? undefined : await chromium.launch({ executablePath, args })
-t.after(() => browser?.close())
-
-/** An app with a page at `/`. */
-async function createPageApp (
-  t: Test, options: SseOptions = {}, serverOptions: FastifyServerOptions = {}
-): Promise<FastifyInstance> {
-  const app = await createApp(t, options, serverOptions)
-  app.get('/', (request, reply) =>
-    reply.type('text/html').send('<!doctype html><title>test</title><link rel="icon" href="data:,">'))
-  return app
-}
-
-/** Makes the app listen, and opens its page, which is closed before the app is. */
-async function visit (t: Test, app: FastifyInstance, scheme = 'http'): Promise<{ page: Page, port: number }> {
-  if (browser === undefined) throw new Error('Chromium is missing: install it, or set CHROMIUM to its path')
-  const port = await listen(app)
-  const context = await browser.newContext({ ignoreHTTPSErrors: true })
-  t.after(() => context.close())
-  const page = await context.newPage()
-  await page.goto(`${scheme}://127.0.0.1:${port}/`)
-  return { page, port }
-}
+const skip = noBrowser
+const browser = skip ? undefined! : await launch(t)
 
 /** An event as the page has seen it: type, data, and the last event ID. */
 type Seen = [type: string, data: string, lastEventId: string]
@@ -79,7 +50,7 @@ async function reconnects (t: Test, app: FastifyInstance, scheme: string): Promi
     const next = log.slice(log.findIndex(({ id }) => id === lastEventId) + 1)
     return lastEventId === undefined ? reply.sse(next.slice(0, 1)) : reply.sse(idleSource(...next).source)
   })
-  const { page } = await visit(t, app, scheme)
+  const { page } = await visit(t, browser, app, scheme)
   const watched = await openEventSource(page, '/events')
 
   t.strictSame(await untilEvents(page, watched, 3), [
@@ -95,12 +66,7 @@ t.test('EventSource reconnects with a last event ID beyond ASCII, and resumes af
 })
 
 t.test('EventSource does so over HTTP/2 with TLS', { skip }, async (t) => {
-  const folder = t.testdir()
-  const [keyFile, certFile] = [join(folder, 'key.pem'), join(folder, 'cert.pem')]
-  execFileSync('openssl', ['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes', '-days', '2',
-    '-subj', '/CN=127.0.0.1', '-addext', 'subjectAltName=IP:127.0.0.1', '-keyout', keyFile, '-out', certFile], { stdio: 'pipe' })
-  const https = { key: readFileSync(keyFile), cert: readFileSync(certFile) }
-  await reconnects(t, await createPageApp(t, {}, { http2: true, https } as FastifyServerOptions), 'https')
+  await reconnects(t, await createPageApp(t, {}, http2Options(t)), 'https')
 })
 
 t.test('EventSource stops for good when a finite stream is over', { skip }, async (t) => {
@@ -115,7 +81,7 @@ t.test('EventSource stops for good when a finite stream is over', { skip }, asyn
     yield { id: 1, data: 'first' }
     yield { id: 2, data: 'last' }
   }))
-  const { page } = await visit(t, app)
+  const { page } = await visit(t, browser, app)
   const watched = await openEventSource(page, '/events')
 
   await untilState(page, watched, 2)
@@ -129,7 +95,7 @@ t.test('EventSource stops for good when a finite stream is over', { skip }, asyn
 t.test('without finite, EventSource starts the stream anew', { skip }, async (t) => {
   const app = await createPageApp(t)
   app.get('/events', { sse: { retry: 20 } }, (request, reply) => reply.sse([{ data: 1 }]))
-  const { page } = await visit(t, app)
+  const { page } = await visit(t, browser, app)
   const watched = await openEventSource(page, '/events')
 
   t.strictSame((await untilEvents(page, watched, 3)).slice(0, 3), Array(3).fill(['message', '1', '']))
@@ -147,8 +113,8 @@ async function createIdleApp (t: Test, event: unknown, options: SseOptions, serv
 }
 
 t.test('EventSource survives a restart of the server', { skip }, async (t) => {
-  const before = await createIdleApp(t, { id: 'a', data: 'before' }, { retry: 250, drain: 100 })
-  const { page, port } = await visit(t, before.app)
+  const before = await createIdleApp(t, { id: 'a', data: 'before' }, { retry: { min: 250, max: 250 }, drain: 100 })
+  const { page, port } = await visit(t, browser, before.app)
   // Two, as a drain gives each a moment and a reconnection time of its own.
   const all = [await openEventSource(page, '/events'), await openEventSource(page, '/events')]
   for (const watched of all) await untilEvents(page, watched, 1)
@@ -169,11 +135,11 @@ t.test('EventSource survives a restart of the server', { skip }, async (t) => {
 })
 
 t.test('EventSource that comes to a closing server comes back until there is a new one', { skip }, async (t) => {
-  const before = await createIdleApp(t, { id: 'a', data: 'before' }, { retry: 20 }, { return503OnClosing: false })
+  const before = await createIdleApp(t, { id: 'a', data: 'before' }, { retry: { min: 20, max: 20 } }, { return503OnClosing: false })
   const mayClose = deferred()
   t.after(() => mayClose.resolve())
   before.app.addHook('preClose', () => mayClose.promise)
-  const { page, port } = await visit(t, before.app)
+  const { page, port } = await visit(t, browser, before.app)
   const watched = await openEventSource(page, '/events')
   await untilEvents(page, watched, 1)
 
@@ -191,7 +157,7 @@ t.test('EventSource that comes to a closing server comes back until there is a n
 t.test('open fires although the source is idle', { skip }, async (t) => {
   const app = await createPageApp(t)
   app.get('/events', (request, reply) => reply.sse(idleSource().source))
-  const { page } = await visit(t, app)
+  const { page } = await visit(t, browser, app)
   const watched = await openEventSource(page, '/events')
 
   await page.waitForFunction(({ opened }) => opened === 1, watched)
@@ -212,7 +178,7 @@ t.test('events go to the listeners of their type, and comments to nobody', { ski
     await last.promise
     yield { event: 'message', data: 'after comments of keep-alive' }
   }))
-  const { page } = await visit(t, app)
+  const { page } = await visit(t, browser, app)
   const watched = await openEventSource(page, '/events', 'price')
   await untilEvents(page, watched, 3)
   const [connection] = app.sse.connections
@@ -236,7 +202,7 @@ t.test('fetch reads the stream that answers a POST, as it comes', { skip }, asyn
     await first.promise
     yield { event: 'end', data: '😀' }
   }))
-  const { page } = await visit(t, app)
+  const { page } = await visit(t, browser, app)
   const reading = await page.evaluateHandle(() => {
     const state = { status: 0, type: '' as string | null, text: '', done: false }
     const read = async () => {
@@ -261,9 +227,6 @@ t.test('fetch reads the stream that answers a POST, as it comes', { skip }, asyn
   t.equal(await reading.evaluate(({ text }) => text), 'event: echo\ndata: {"prompt":"é"}\n\nevent: end\ndata: "😀"\n\n')
 })
 
-// The root test does not end by itself while the browser runs.
-t.end()
-
 t.test('a page that was cut off before its first event has every event of a channel, and is told of a gap', { skip }, async (t) => {
   const app = await createPageApp(t)
   const news = app.sse.channel('news', { history: { events: 3 } })
@@ -272,7 +235,7 @@ t.test('a page that was cut off before its first event has every event of a chan
     asked.push(request.lastEventId)
     return reply.sse(news)
   })
-  const { page } = await visit(t, app)
+  const { page } = await visit(t, browser, app)
   const watched = await openEventSource(page, '/events', 'gap')
   /** What is published while the page has no connection. */
   const whileAway = async (...data: number[]): Promise<string[]> => {
@@ -311,7 +274,7 @@ t.test('compressed streams: an EventSource and fetch get each event at once, of 
       await next.promise
     }
   }))
-  const { page } = await visit(t, app)
+  const { page } = await visit(t, browser, app)
   const codings: unknown[] = []
   page.on('response', (response) => { codings.push(response.headers()['content-encoding']) })
 
@@ -336,3 +299,6 @@ t.test('compressed streams: an EventSource and fetch get each event at once, of 
   }
   t.same(new Set(codings), new Set([CODINGS[0]]))
 })
+
+// The root test does not end by itself while the browser runs.
+t.end()

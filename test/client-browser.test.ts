@@ -1,14 +1,7 @@
 /** The client in a real browser: bundled as it would be there, against Chromium's own EventSource and fetch. */
-import { build } from 'esbuild'
-import { fileURLToPath } from 'node:url'
-import { chromium } from 'playwright-core'
 import t from 'tap'
-import { chromiumPath } from './chromium.mjs'
+import { addClient, launch, noBrowser } from './browser.ts'
 import { createApp, listen, until } from './helpers.ts'
-
-const executablePath = chromiumPath()
-// On a developer's machine there may be no browser; where everything must be tested, there must be one.
-const skip = executablePath === undefined && process.env.CI !== 'true' && 'Chromium is missing'
 
 /** What the page runs: both clients read the channel, and write down what they see. */
 const PAGE = `<!doctype html><title>test</title><link rel="icon" href="data:,"><script type="module">
@@ -26,19 +19,14 @@ window.stopped = (async () => {
 })()
 </script>`
 
-t.test('both clients read a channel in Chromium, and come back to it', { skip }, async (t) => {
-  if (executablePath === undefined) throw new Error('Chromium is missing: install it, or set CHROMIUM to its path')
-  const client = fileURLToPath(new URL('../lib/client/index.ts', import.meta.url))
-  const { outputFiles } = await build({ entryPoints: [client], bundle: true, minify: true, format: 'esm', write: false })
+t.test('both clients read a channel in Chromium, and come back to it', { skip: noBrowser }, async (t) => {
   const app = await createApp(t, { retry: 20 }, { forceCloseConnections: true })
   const prices = app.sse.channel('prices')
   app.get('/', (request, reply) => reply.type('text/html').send(PAGE))
-  app.get('/client.js', (request, reply) => reply.type('text/javascript').send(outputFiles[0]!.text))
+  await addClient(app)
   app.get('/events', (request, reply) => reply.sse(prices))
   const port = await listen(app)
-  const args = ['--headless', '--no-sandbox', '--disable-gpu', '--no-first-run', '--disable-background-networking']
-  const browser = await chromium.launch({ executablePath, args })
-  t.after(() => browser.close())
+  const browser = await launch(t)
   const page = await browser.newPage()
   const errors: string[] = []
   page.on('pageerror', (error) => errors.push(String(error)))

@@ -4,9 +4,9 @@ import { once } from 'node:events'
 import { mkdirSync, readdirSync } from 'node:fs'
 import net, { type AddressInfo } from 'node:net'
 import { join } from 'node:path'
-import { chromium, type Page } from 'playwright-core'
+import type { Page } from 'playwright-core'
 import t, { type Test } from 'tap'
-import { chromiumPath } from './chromium.mjs'
+import { launch, noBrowser } from './browser.ts'
 import { buildExamples } from './examples-build.ts'
 import { until } from './helpers.ts'
 import { noRedis } from './redis-server.ts'
@@ -84,15 +84,10 @@ async function tally (page: Page) {
   return { received: received!, faults }
 }
 
-const executablePath = chromiumPath()
-const skip = noRedis || (executablePath === undefined && process.env.CI !== 'true' && 'Chromium is missing')
+const skip = noRedis || noBrowser
 
 t.test('whatever is killed, the page loses nothing', { skip, timeout: 90_000 }, async (t) => {
-  if (executablePath === undefined) throw new Error('Chromium is missing: install it, or set CHROMIUM to its path')
-  const args = ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
-    '--disable-background-networking', '--disable-component-update', '--disable-sync']
-  const browser = await chromium.launch({ executablePath, args })
-  t.after(() => browser.close())
+  const browser = await launch(t)
   const page = await browser.newPage()
   const errors: Error[] = []
   page.on('pageerror', (error) => errors.push(error))

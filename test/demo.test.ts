@@ -7,10 +7,10 @@ import { existsSync, readdirSync, statSync } from 'node:fs'
 import os from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { chromium, type Page } from 'playwright-core'
+import type { Page } from 'playwright-core'
 import t, { type Test } from 'tap'
 import { FINISHED_ID } from '../lib/client/finished-id.ts'
-import { chromiumPath } from './chromium.mjs'
+import { launch, noBrowser } from './browser.ts'
 import { connect, until } from './helpers.ts'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
@@ -192,15 +192,8 @@ t.test('a port that is in use is told in one line', async (t) => {
   t.equal(output(), `Port ${port} is in use. Choose another one: PORT=3001 npm run demo\n`)
 })
 
-const executablePath = chromiumPath()
-const skip = executablePath === undefined && process.env.CI !== 'true' && 'Chromium is missing'
-
-t.test('in a browser', { skip }, async (t) => {
-  if (executablePath === undefined) throw new Error('Chromium is missing: install it, or set CHROMIUM to its path')
-  const args = ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
-    '--disable-background-networking', '--disable-component-update', '--disable-sync']
-  const browser = await chromium.launch({ executablePath, args })
-  t.after(() => browser.close())
+t.test('in a browser', { skip: noBrowser }, async (t) => {
+  const browser = await launch(t)
   const page = await browser.newPage()
   const errors: Error[] = []
   page.on('pageerror', (error) => errors.push(error))
