@@ -11,7 +11,7 @@ import { buildExamples } from './examples-build.ts'
 import { until } from './helpers.ts'
 import { noRedis } from './redis-server.ts'
 
-const built = buildExamples(t, 'cluster/page.html')
+const built = buildExamples()
 
 interface Demo { child: ChildProcess, output: () => string, temporary: string }
 
