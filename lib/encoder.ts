@@ -63,7 +63,7 @@ function declared (payloads: Payloads, type: string): Payload {
   if (payload === undefined) {
     const names = [...payloads.keys()].map((name) => `'${name || 'message'}'`).join(', ')
     const wanted = type === '' ? "'message' (an event without 'event')" : `'${type.slice(0, 40)}'`
-    throw new InvalidEvent(`schema.events has no event type ${wanted}, but ${names}`)
+    throw new InvalidEvent(`'events' has no type ${wanted}: declare it there${names && `, or send one of ${names}`}`)
   }
   return payload
 }

@@ -48,6 +48,9 @@ export interface Fields {
 
 const FIELDS = ['event', 'data', 'raw', 'id', 'retry', 'comment']
 
+/** The same for those who have looked for another. */
+const THE_FIELDS = 'event (its type), data (sent as JSON), raw (sent as it is), id, retry, comment'
+
 /**
  * Checks all that can be checked without a schema.
  * @param known event types that were checked before
@@ -60,10 +63,10 @@ export function checkEvent (event: SseEvent, known?: ReadonlyMap<string, unknown
   if (ArrayBuffer.isView(event)) {
     throw new InvalidEvent('got bytes: yield { raw: text }, or set an encoding on the stream that they come from')
   }
-  for (const field in event) if (!FIELDS.includes(field)) throw unknownField(field)
+  for (const field in event) if (!FIELDS.includes(field)) throw unknownField(event, field)
   const { event: type, data, raw, id, retry, comment } = event
   if (data === undefined && raw === undefined && isEmpty(event)) {
-    throw new InvalidEvent(`it is empty: give it one of ${FIELDS.join(', ')} that is not undefined; got ${describe(event)}`)
+    throw new InvalidEvent(`it is empty: give it one of ${THE_FIELDS}, that is not undefined; got ${describe(event)}`)
   }
   if (data !== undefined && raw !== undefined) {
     throw new InvalidEvent("it has both 'data' and 'raw': data is sent as JSON, raw as it is, so choose one")
@@ -127,9 +130,12 @@ function wrongField (field: string, expected: string, value: unknown) {
   return new InvalidEvent(`'${field}' must be ${expected}, got ${describe(value)}`)
 }
 
-function unknownField (field: string) {
+function unknownField (event: object, field: string) {
+  if (Array.isArray(event)) {
+    return new InvalidEvent(`got ${describe(event)}: yield its events one by one (yield * array), or all of it as one, { data: array }`)
+  }
   const name = JSON.stringify(field.slice(0, 40)).slice(1, -1)
-  return new InvalidEvent(`it has an unknown field '${name}': its fields are ${FIELDS.join(', ')}`)
+  return new InvalidEvent(`it has an unknown field '${name}': its fields are ${THE_FIELDS}`)
 }
 
 function loneSurrogate (field: string) {

@@ -5,6 +5,7 @@ import {
   atLeastOne, checkNoBroker, checkOptions, duration, isBoolean, isBroker, isFunction, isInvalidEventPolicy, isRegistry,
   milliseconds, off, type Check
 } from './checks.ts'
+import { describe } from './describe.ts'
 import type { Duration } from './durations.ts'
 import { InvalidOption } from './errors.ts'
 import type { SseEvent } from './event.ts'
@@ -172,6 +173,9 @@ export function resolveRouteOptions (
   plugin: ResolvedOptions, options: StreamOptions | undefined, route: string
 ): ResolvedOptions {
   if (options === undefined) return plugin
+  if (typeof options === 'boolean') {
+    throw new InvalidOption(`the options of ${route} must be an object, got ${describe(options)}: leave 'sse' out, as any route has reply.sse`)
+  }
   checkOptions(options, STREAM_CHECKS, route)
   return override(plugin, options)
 }

@@ -36,6 +36,7 @@ export type Payloads = ReadonlyMap<string, Payload>
  * @throws what Ajv throws of a bad schema
  */
 export function compilePayloads (events: Record<string, Schema>, shared: Record<string, Schema>): Payloads {
+  if (!isSchema(events)) throw new Error(`it must be a map of event types to schemas, such as { message: … }, got ${describe(events)}`)
   const ajv = createAjv()
   for (const schema of Object.values(shared)) ajv.addSchema(schema)
   const payloads = new Map<string, Payload>()
@@ -64,7 +65,10 @@ function createAjv (): Ajv {
 function compilePayload (type: string, schema: Schema, ajv: Ajv, shared: Record<string, Schema>): Payload {
   const key = typeof schema.$id === 'string' ? schema.$id : `event_${encodeURIComponent(type)}`
   // A shared schema may stand here itself, or one that is part of another event's, and Ajv takes an $id once.
-  if (ajv.schemas[key] === undefined && ajv.refs[key] === undefined) ajv.addSchema(schema, key)
+  if (ajv.schemas[key] === undefined && ajv.refs[key] === undefined) {
+    checkSchema(ajv, schema)
+    ajv.addSchema(schema, key)
+  }
   const validate = validatorAt(ajv, key)
   const references = new References({ ...shared, [key]: schema })
   const project = createProjection(references.root(key), references, (ref) => validatorAt(ajv, ref))
@@ -85,6 +89,17 @@ function compilePayload (type: string, schema: Schema, ajv: Ajv, shared: Record<
       if (!validate(raw)) throw mismatch(type, 'raw', validate.errors!)
     }
   }
+}
+
+/** Of a wrong schema Ajv has the rule that was broken, but neither where nor by what; of what is none, a mere word. */
+function checkSchema (ajv: Ajv, schema: Schema): void {
+  const keys = Object.keys(schema)
+  if (keys.length > 0 && keys.every((key) => ajv.getKeyword(key) === false)) {
+    throw new Error(`got ${describe(schema)} with '${keys[0]}', which is no JSON Schema: write Type.Object({ ${keys[0]}: … })`)
+  }
+  if (ajv.validateSchema(schema) === true) return
+  const { path, expected, data } = difference(ajv.errors!)
+  throw new Error(`schema${path}: expected ${expected}, got ${describe(data)}`)
 }
 
 function validatorAt (ajv: Ajv, ref: string): ValidateFunction {
@@ -130,14 +145,19 @@ function hasTransform (schema: Schema, references: never[]): boolean {
   }
 }
 
-/** Says where the value and the schema part ways: event type, path, what was expected, what came. */
 function mismatch (type: string, field: string, errors: ErrorObject[]) {
+  const { path, expected, data } = difference(errors)
+  return new InvalidEvent(`event '${type}', ${field}${path}: expected ${expected}, got ${describeData(data)}`)
+}
+
+/** Where the value and the schema part ways: path, what was expected, what came. */
+function difference (errors: ErrorObject[]) {
   const last = errors[errors.length - 1]!
   // Of a union Ajv tells how each member failed, then the union itself.
   const path = last.instancePath
   const members = errors.filter((error) => error.instancePath === path && error !== last)
   const expected = [...new Set((members.length > 0 ? members : [last]).map(expectation))].join(' or ')
-  return new InvalidEvent(`event '${type}', ${field}${path}: expected ${expected}, got ${describeData(last.data)}`)
+  return { path, expected, data: last.data as unknown }
 }
 
 function expectation ({ keyword, params, parentSchema, message = 'another value' }: ErrorObject): string {

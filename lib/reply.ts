@@ -30,6 +30,7 @@ export interface Plugin extends Shared {
 
 export function createReplySse (plugin: Plugin) {
   return function sse (this: FastifyReply, given: unknown, callOptions?: CallOptions): FastifyReply {
+    if (this === undefined) throw new TypeError('reply.sse was called without its reply: write reply.sse(…), not sse(…)')
     const reply = this as StreamReply
     const source = isSubscribable(given) ? given[kSubscribe]() : given
     const { place, ...settings } = prepare(plugin, reply, source, callOptions)
@@ -59,8 +60,8 @@ interface Prepared extends StreamRoute, Omit<Settings, 'place' | 'options'> {
 /** @throws {AlreadySent | InvalidOption | InvalidSchema | InvalidEvent} and what clientKey throws, having let go of the source */
 function prepare (plugin: Plugin, reply: StreamReply, source: unknown, callOptions: CallOptions | undefined): Prepared {
   try {
-    if (reply[kStream] !== null) throw new AlreadySent('it was called already for this request')
-    if (reply.sent || reply.raw.headersSent) throw new AlreadySent('call it instead of reply.send, not after it')
+    if (reply[kStream] !== null) throw new AlreadySent('it was called already for this request, which gets one stream: make one source of all')
+    if (reply.sent || reply.raw.headersSent) throw new AlreadySent('call it instead of reply.send, reply.hijack or reply.raw, not after it')
     const route = plugin.routes.of(reply.request)
     const { payloads } = route
     const options = resolveCallOptions(route.options, callOptions)

@@ -4,7 +4,7 @@ import { InvalidSchema } from './errors.ts'
 import { documentStreams } from './openapi.ts'
 import { resolveRouteOptions, type ResolvedOptions, type StreamOptions } from './options.ts'
 import { compilePayloads, type Payloads } from './payload.ts'
-import type { Schema } from './schema.ts'
+import { isSchema, type Schema } from './schema.ts'
 
 export interface StreamRoute {
   options: ResolvedOptions
@@ -13,7 +13,7 @@ export interface StreamRoute {
 }
 
 type Events = Record<string, Schema>
-type RouteSchema = { events?: Events } | undefined
+type RouteSchema = { events?: Events, event?: unknown } | undefined
 
 /** Where a route keeps it: Fastify copies a route's `config` and shows it to each request. */
 const kStreamRoute = Symbol('fastify-typed-sse.route')
@@ -35,8 +35,9 @@ export class StreamRoutes {
   }
 
   /** The onRoute hook. @throws {InvalidOption | InvalidSchema} so that a mistake fails at start-up */
-  add (instance: FastifyInstance, route: RouteOptions & { sse?: StreamOptions }): void {
+  add (instance: FastifyInstance, route: RouteOptions & { sse?: StreamOptions, events?: unknown }): void {
     const name = `${String(route.method)} ${route.url}`
+    checkPlace(name, route.schema as RouteSchema, route.events)
     const streamRoute: StreamRoute = {
       options: resolveRouteOptions(this.#options, route.sse, `route ${name}`),
       payloads: undefined
@@ -104,6 +105,21 @@ export class StreamRoutes {
     ofInstance.set(events, payloads)
     return payloads
   }
+}
+
+/**
+ * Where schemas of events are not seen, so that the route would send anything.
+ * @throws {InvalidSchema}
+ */
+function checkPlace (name: string, schema: RouteSchema, beside: unknown): void {
+  if (schema?.events !== undefined) return
+  if (isMap(schema?.event)) throw new InvalidSchema(name, "'event' is not seen in schema: write schema: { events: … }, with an s")
+  if (isMap(beside)) throw new InvalidSchema(name, "'events' is not seen beside schema: write schema: { events: … }")
+}
+
+/** Rather than something that another plugin wants. */
+function isMap (value: unknown): boolean {
+  return isSchema(value) && Object.values(value).every(isSchema)
 }
 
 function isMissingReference (error: unknown): boolean {

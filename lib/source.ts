@@ -2,9 +2,10 @@
  * Whatever a handler gives to `reply.sse` becomes a Source: pulled one value at a time, and stopped at once, whether
  * or not a value is awaited. Knows iteration, and nothing of events, bytes or sockets.
  */
+import { EventEmitter } from 'node:events'
 import { Readable } from 'node:stream'
 import type { ReadableStream } from 'node:stream/web'
-import { describe } from './describe.ts'
+import { describeData } from './describe.ts'
 import { InvalidSource } from './errors.ts'
 
 /** What a source function is given. */
@@ -32,8 +33,9 @@ interface Steps {
   stop (): void
 }
 
-const HOW_TO = 'give it an async iterable, an iterable, a Node or web stream, ' +
-  'or a function such as async function* ({ signal, lastEventId }) { yield { data: … } }'
+const KINDS = 'an async iterable, an iterable, a Node or web stream'
+
+const HOW_TO = `give it ${KINDS}, or a function such as async function* ({ signal, lastEventId }) { yield { data: … } }`
 
 /**
  * Opens a source. A function is called here; nothing else runs before the first `next()`.
@@ -58,7 +60,7 @@ function call (source: SourceFunction, controller: AbortController, lastEventId:
   try {
     const returned = source({ signal: controller.signal, lastEventId })
     if (isThenable(returned)) throw refusedPromise(returned)
-    return iterate(returned)
+    return iterate(returned, true)
   } catch (error) {
     controller.abort()
     throw error
@@ -79,10 +81,12 @@ export function letGo (source: unknown): void {
   quietly(() => discardSource(source))
 }
 
-function iterate (source: unknown): Steps {
+/** @param isReturned by a source function */
+function iterate (source: unknown, isReturned = false): Steps {
   if (source instanceof Readable) return fromNodeStream(source)
   if (isWebStream(source)) return fromWebStream(source)
-  if (isObject(source)) {
+  // Bytes could be iterated over, one by one.
+  if (isObject(source) && !ArrayBuffer.isView(source)) {
     const asyncIterable = source as Partial<AsyncIterable<unknown>>
     if (typeof asyncIterable[Symbol.asyncIterator] === 'function') {
       return fromAsyncIterator(asyncIterable[Symbol.asyncIterator]!())
@@ -91,7 +95,9 @@ function iterate (source: unknown): Steps {
     if (typeof iterable[Symbol.iterator] === 'function') return fromIterator(iterable[Symbol.iterator]!())
   }
   if (isThenable(source)) disown(source)
-  throw new InvalidSource(`${hint(source)}${HOW_TO}`)
+  throw new InvalidSource(isReturned
+    ? `the source function returned ${describeData(source)}: make it a generator (async function *, with the star), or return ${KINDS}`
+    : `${hint(source)}${HOW_TO}`)
 }
 
 function refusedPromise (promise: PromiseLike<unknown>) {
@@ -111,8 +117,8 @@ function isWebStream (source: unknown): source is ReadableStream {
 function hint (source: unknown): string {
   if (isThenable(source)) return 'got a promise; await it first, or '
   if (typeof source === 'string') return 'got a string; to send one event, put it into an array, or '
-  if (typeof source === 'function') return 'the source function returned a function; '
-  return `got ${describe(source)}; `
+  if (source instanceof EventEmitter) return 'got an EventEmitter; iterate over on(emitter, name, { signal }) of node:events, or '
+  return `got ${describeData(source)}; `
 }
 
 function fromAsyncIterator (iterator: AsyncIterator<unknown>): Steps {

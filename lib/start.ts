@@ -60,7 +60,13 @@ export function startStream (
 function sendStream (
   reply: StreamReply, connection: Connection, feed: Feed, send: FastifyReply['send'], fail: (error: unknown) => void
 ): void {
-  if (reply[kStream] !== connection || connection.reason === 'client-gone') return
+  if (reply[kStream] !== connection) return
+  // The stream was begun by an onSend hook, say: Fastify was sending already.
+  if (reply.sent) {
+    connection.finish('superseded')
+    return tellOfAnother(reply)
+  }
+  if (connection.reason === 'client-gone') return
   if (feed.early !== undefined) {
     giveWay(reply, send)
     fail(feed.early.error)
@@ -96,13 +102,15 @@ function sendStream (
 function coverSend (reply: StreamReply, connection: Connection, send: FastifyReply['send']): void {
   reply.send = function covered (...payload: unknown[]) {
     if (payload.length === 1 && payload[0] === undefined) return reply
-    if (!(payload[0] instanceof Error)) {
-      reply.log.warn('reply.sse was called, but another answer was sent: return reply.sse(…) from the handler')
-    }
+    if (!(payload[0] instanceof Error)) tellOfAnother(reply)
     giveWay(reply, send)
     connection.finish('superseded')
     return reply.send(...payload)
   }
+}
+
+function tellOfAnother ({ log }: FastifyReply): void {
+  log.warn('reply.sse was called, but another answer was sent: return reply.sse(…) from the handler, or the hook')
 }
 
 /**

@@ -25,19 +25,19 @@ t.test('what is yielded must be an object or a string', async (t) => {
 })
 
 t.test('an event without any field is refused, whatever object it is', async (t) => {
-  const EMPTY = 'Invalid event: it is empty: give it one of event, data, raw, id, retry, comment'
+  const EMPTY = 'Invalid event: it is empty: give it one of event (its type), data (sent as JSON), raw (sent as it is), id, retry, comment'
   for (const event of [{}, { data: undefined }, { id: undefined, raw: undefined }, [], new Date(0), Promise.resolve()]) {
     refused(t, event, EMPTY)
   }
 })
 
 t.test('an unknown field is refused by its name, as it would get lost in silence', async (t) => {
-  refused(t, { type: 'x', data: 1 }, "Invalid event: it has an unknown field 'type': its fields are event, data, raw, id, retry, comment")
+  refused(t, { type: 'x', data: 1 }, "Invalid event: it has an unknown field 'type': its fields are event (its type), data (sent as JSON), raw (sent as it is), id, retry, comment")
   refused(t, { data: 1, Id: 1 }, /unknown field 'Id'/, 'names are exact')
   refused(t, { data: 1, extra: undefined }, /unknown field 'extra'/)
-  refused(t, ['data'], /unknown field '0'/)
+  refused(t, ['data'], 'Invalid event: got an array of 1: yield its events one by one (yield * array), or all of it as one, { data: array }')
   refused(t, Buffer.from('data: 1\n\n'), /got bytes: yield \{ raw: text \}/, 'bytes are no event')
-  refused(t, { ['x'.repeat(1_000)]: 1 }, /^.{0,140}$/, 'a long name is cut')
+  refused(t, { ['x'.repeat(1_000)]: 1 }, /^.{0,180}$/, 'a long name is cut')
   refused(t, Object.create({ oops: 1 }, { data: { value: 1, enumerable: true } }), /unknown field 'oops'/, 'an inherited one too')
 })
 

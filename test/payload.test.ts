@@ -228,11 +228,11 @@ t.test('raw needs a schema of strings, and keeps it', async (t) => {
 
 t.test('the event type must be declared; a block that is no event needs no type', async (t) => {
   const payloads = compile({ price: Price, message: Type.Number() })
-  const undeclared = "Invalid event: schema.events has no event type 'prize', but 'price', 'message'"
+  const undeclared = "Invalid event: 'events' has no type 'prize': declare it there, or send one of 'price', 'message'"
   t.throws(() => encodeEvent({ event: 'prize', data: 1 }, payloads), { code: 'FST_SSE_INVALID_EVENT', message: undeclared })
   t.throws(() => encodeEvent({ event: 'prize' }, payloads), { message: undeclared })
-  t.throws(() => encodeEvent({ event: 'toString', data: 1 }, payloads), { message: /no event type 'toString'/ })
-  t.throws(() => encodeEvent({ data: 1 }, compile({ price: Price })), { message: /no event type 'message' \(an event without 'event'\), but 'price'/ })
+  t.throws(() => encodeEvent({ event: 'toString', data: 1 }, payloads), { message: /has no type 'toString'/ })
+  t.throws(() => encodeEvent({ data: 1 }, compile({ price: Price })), { message: /has no type 'message' \(an event without 'event'\): declare it there, or send one of 'price'$/ })
   for (const event of [undefined, '', 'message']) t.equal(encodeEvent({ event, data: 1 }, payloads), 'data: 1\n\n')
   t.equal(encodeEvent({ comment: 'hi' }, payloads), ': hi\n\n')
   t.equal(encodeEvent({ id: 1, retry: 2 }, payloads), 'id: 1\nretry: 2\n\n')

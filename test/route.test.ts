@@ -129,12 +129,12 @@ t.test('a reply is answered once', async (t) => {
   const { state, source } = idleSource('x')
   app.get('/twice', async (request, reply) => {
     reply.sse(['x'])
-    t.throws(() => reply.sse(source), { code, message: 'reply.sse: it was called already for this request' })
+    t.throws(() => reply.sse(source), { code, message: 'reply.sse: it was called already for this request, which gets one stream: make one source of all' })
     return reply
   })
   app.get('/after', (request, reply) => {
     reply.send('first')
-    t.throws(() => reply.sse(source), { code, message: 'reply.sse: call it instead of reply.send, not after it' })
+    t.throws(() => reply.sse(source), { code, message: 'reply.sse: call it instead of reply.send, reply.hijack or reply.raw, not after it' })
   })
   app.get('/hijacked', (request, reply) => {
     reply.hijack()

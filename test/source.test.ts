@@ -107,6 +107,13 @@ t.test('what is no source is a TypeError that shows the right call', async (t) =
     [Promise.resolve([]), `got a promise; await it first, or ${HOW}`],
     [locked(), 'the web stream is locked: somebody else reads it already']
   ]
+  const returned = (value: unknown, message: string) => {
+    if (value instanceof Promise) return /the source function returned a promise: .*the star/
+    const what = /^got (.*?);/.exec(message)?.[1]
+    if (what === undefined) return `Invalid source of events: ${message}`
+    return `Invalid source of events: the source function returned ${value === 'secret' ? 'a string of length 6' : what}: make it a ` +
+      'generator (async function *, with the star), or return an async iterable, an iterable, a Node or web stream'
+  }
   const app = await createApp(t)
   let source: unknown
   app.get('/', async (request, reply) => reply.sse(source as []))
@@ -114,13 +121,13 @@ t.test('what is no source is a TypeError that shows the right call', async (t) =
     const error = { code: 'FST_SSE_INVALID_SOURCE', message: `Invalid source of events: ${message}` }
     t.ok(t.throws(() => open(value), error) instanceof TypeError)
     let signal: AbortSignal | undefined
-    const fromFunction = value instanceof Promise ? { ...error, message: /the source function returned a promise: .*the star/ } : error
+    const fromFunction = { ...error, message: returned(value, message) }
     t.throws(() => open((context: SseContext) => { signal = context.signal; return value }), fromFunction, 'from a function')
     t.equal(signal!.aborted, true, 'its signal is aborted')
     source = value
     t.match((await app.inject('/')).json(), { statusCode: 500, ...error })
   }
-  const error = { code: 'FST_SSE_INVALID_SOURCE', message: `Invalid source of events: the source function returned a function; ${HOW}` }
+  const error = { code: 'FST_SSE_INVALID_SOURCE', message: /^Invalid source of events: the source function returned a function \(anonymous\): make/ }
   t.throws(() => open(() => () => [ONE]), error)
   t.throws(() => open(async () => [ONE]), { code: 'FST_SSE_INVALID_SOURCE', message: /returned a promise: make it a generator/ })
   t.same(app.sse.stats().opened, 0)
