@@ -1,4 +1,12 @@
-/** The plugin: options become parts, parts become decorators and hooks. */
+/**
+ * The plugin, in which options become parts, and parts become decorators and hooks; and what the package has beside it.
+ *
+ * What it adds to Fastify: `reply.sse` ({@link SseReply}), `request.lastEventId` ({@link SseRequest}), `schema.events`
+ * ({@link SseSchema}) and `sse` ({@link SseRoute}) of a route, and `app.sse` ({@link SseApp}). Options: of the plugin
+ * {@link SseOptions}, of streams {@link StreamOptions}, of channels {@link ChannelOptions}, of runs {@link RunOptions}.
+ * Errors: {@link SseErrorCode}.
+ * @module fastify-typed-sse
+ */
 import type { FastifyPluginAsync, FastifyReply, FastifyRequest } from 'fastify'
 import fp from 'fastify-plugin'
 import { Admission } from './lib/admission.ts'
@@ -111,7 +119,11 @@ export function createHub (options: HubOptions = {}): StandaloneHub {
 
 const fastifySse = fp(plugin, { fastify: '5.x', name: 'fastify-typed-sse' })
 
-/** `import sse from`, `import { fastifySse } from` and `require()` all give the plugin itself. */
+/**
+ * The plugin: `await app.register(sse, options)`, before the routes. `import sse from`, `import { fastifySse } from` and
+ * `require()` all give it, with what else the package has as its properties.
+ * @throws (`register` rejects) FST_SSE_INVALID_OPTION, FST_SSE_ALREADY_REGISTERED; for a route FST_SSE_INVALID_SCHEMA
+ */
 const exported = Object.assign(fastifySse, { default: fastifySse, fastifySse, batch, createHub, memoryBroker, redisBroker })
 
 export default exported
@@ -134,7 +146,7 @@ export type { CallOptions, SseOptions, StreamOptions } from './lib/options.ts'
 export type { SseContext } from './lib/source.ts'
 export type { EndReason, RefusalReason, SseStats } from './lib/stats.ts'
 export type {
-  GapEvent, ReceivedOf, SseAttachedRun, SseChannel, SseHub, SseRun, SseSubscription, StandaloneHub, Subscribable
+  GapEvent, ReceivedOf, SseAttachedRun, SseChannel, SseHub, SseRun, SseSubscription, StandaloneHub, StartRun, Subscribable
 } from './types/channels.ts'
-export type { EventOf, EventSchemas, SseSource } from './types/events.ts'
-export type { Sse } from './types/index.ts'
+export type { EventOf, EventSchemas, NoEvent, SseSource } from './types/events.ts'
+export type { Sse, SseApp, SseReply, SseRequest, SseRoute, SseSchema } from './types/index.ts'

@@ -5,6 +5,7 @@ import { InvalidOption, InvalidSource } from './errors.ts'
 import { isThenable, openSource, type Source } from './source.ts'
 import { EVENTS_PER_TURN, nextTurn } from './turns.ts'
 
+/** @inline */
 interface Due {
   /** It has this many items; at least 1. Default: any number. */
   count?: number | undefined
@@ -12,7 +13,10 @@ interface Due {
   ms?: number | undefined
 }
 
-/** When a batch is due; at least one of them. A wrong option throws FST_SSE_INVALID_OPTION. */
+/**
+ * When a batch is due: with `count` items, or `ms` milliseconds after its first one, whichever comes first. Each is an
+ * integer, at least 1; one of them must be there. A wrong option throws FST_SSE_INVALID_OPTION.
+ */
 export type BatchOptions = Due & ({ count: number } | { ms: number })
 
 const CHECKS: Record<keyof Due, Check> = { count: atLeastOne, ms: milliseconds(1) }

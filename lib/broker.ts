@@ -1,3 +1,91 @@
+/** The contract between channels and the engine that keeps them: the law is that of `Broker`. */
+
+/** An event as it is kept: checked, serialised, without ID. It has either `data` or `raw`. */
+export interface Message {
+  /** The event type; `''` is 'message'. */
+  event: string
+  /** JSON text. */
+  data?: string | undefined
+  /** Text that is no JSON. */
+  raw?: string | undefined
+  /** The reconnection time in ms. Not there: none. */
+  retry?: number | undefined
+  /** Text that clients ignore. Not there: none. */
+  comment?: string | undefined
+}
+
+/** An event with its place in the log. */
+export interface Entry {
+  /** `<ms>-<seq>`, which is also the position right after the entry. */
+  readonly id: string
+  /** The event. */
+  readonly message: Message
+}
+
+/** How much of a channel is retained: whichever limit is reached first. */
+export interface History {
+  /** Entries; at least 1. */
+  events: number
+  /** Bytes, as `sizeOf` counts them; at least 1. */
+  bytes: number
+  /** Milliseconds; at least 1. `false`: entries do not grow old. */
+  age: number | false
+}
+
+/** How much is read back at once. */
+export interface Most {
+  /** Entries; at least 1. */
+  entries: number
+  /** Bytes, as `sizeOf` counts them: no entry follows once there are as many. At least 1. */
+  bytes: number
+}
+
+/** Some entries, read back. */
+export interface Page {
+  /** The position right before the first entry given; where none is given, a position after which there is none yet. */
+  after: string
+  /** In their order. */
+  entries: readonly Entry[]
+  /** Whether `after` is what was asked for, and no entry was ever between it and the first one given. */
+  complete: boolean
+}
+
+/** Who is given what is appended. */
+export interface Listener {
+  /** An entry was appended. Each comes once, in order. */
+  entry (entry: Entry): void
+  /** No more entries will come. */
+  closed (): void
+  /** The broker was ended: nothing more is told, though there may be more. */
+  failed (error: unknown): void
+  /** Entries may have been missed: what comes next is after this position; what was before must be read back. */
+  lost (position: string): void
+}
+
+/** What `listen` resolves with. */
+export interface Listening {
+  /** Whatever is after this position is given to the listener. */
+  position: string
+  /** Whether the channel was closed already: nothing will be given. */
+  closed: boolean
+  /** Whether anybody has held, closed or published to the channel, as far as the broker remembers. */
+  known: boolean
+  /** Nothing is given any more. */
+  stop (): void
+}
+
+/** How a channel is held. */
+export interface Hold {
+  /** Whoever gives this text is the owner, however often it opens the channel, and by whichever broker object. */
+  owner: string
+  /** Milliseconds; at least 1. */
+  lease: number
+  /** The last entry of a channel whose owner has not renewed its lease. */
+  will: Message | undefined
+  /** As of `close`, where the lease has run out. */
+  forgetAfter: number
+}
+
 /**
  * The contract between channels and the engine that keeps them. What is written here is the law; `brokerLaws` of
  * `fastify-typed-sse/testing` are its paragraphs as tests.
@@ -49,105 +137,33 @@
  *
  * **End.** Who has made a broker ends it. Channels only stop what they have begun.
  */
-
-/** An event as it is kept: checked, serialised, without ID. It has either `data` or `raw`. */
-export interface Message {
-  /** The event type; `''` is 'message'. */
-  event: string
-  /** JSON text. */
-  data?: string | undefined
-  /** Text that is no JSON. */
-  raw?: string | undefined
-  /** The reconnection time in ms. */
-  retry?: number | undefined
-  comment?: string | undefined
-}
-
-/** An event with its place in the log. */
-export interface Entry {
-  readonly id: string
-  readonly message: Message
-}
-
-/** How much of a channel is retained: whichever limit is reached first. */
-export interface History {
-  /** Entries; at least 1. */
-  events: number
-  /** Bytes, as `sizeOf` counts them; at least 1. */
-  bytes: number
-  /** Milliseconds; at least 1. `false`: entries do not grow old. */
-  age: number | false
-}
-
-/** How much is read back at once. */
-export interface Most {
-  /** Entries; at least 1. */
-  entries: number
-  /** Bytes, as `sizeOf` counts them: no entry follows once there are as many. At least 1. */
-  bytes: number
-}
-
-/** Some entries, read back. */
-export interface Page {
-  /** The position right before the first entry given; where none is given, a position after which there is none yet. */
-  after: string
-  entries: readonly Entry[]
-  /** Whether `after` is what was asked for, and no entry was ever between it and the first one given. */
-  complete: boolean
-}
-
-/** Who is given what is appended. */
-export interface Listener {
-  entry (entry: Entry): void
-  /** No more entries will come. */
-  closed (): void
-  /** The broker was ended: nothing more is told, though there may be more. */
-  failed (error: unknown): void
-  /** Entries may have been missed: what comes next is after this position; what was before must be read back. */
-  lost (position: string): void
-}
-
-export interface Listening {
-  /** Whatever is after this position is given to the listener. */
-  position: string
-  /** Whether the channel was closed already: nothing will be given. */
-  closed: boolean
-  /** Whether anybody has held, closed or published to the channel, as far as the broker remembers. */
-  known: boolean
-  /** Nothing is given any more. */
-  stop (): void
-}
-
-/** How a channel is held. */
-export interface Hold {
-  /** Whoever gives this text is the owner, however often it opens the channel, and by whichever broker object. */
-  owner: string
-  /** Milliseconds; at least 1. */
-  lease: number
-  /** The last entry of a channel whose owner has not renewed its lease. */
-  will: Message | undefined
-  /** As of `close`, where the lease has run out. */
-  forgetAfter: number
-}
-
 export interface Broker {
-  /** @returns whether the channel is held by this owner now: false where it is closed, or another one has not let it go */
+  /**
+   * Holds a channel for an owner, or renews his lease.
+   * @returns whether the channel is held by this owner now: false where it is closed, or another one has not let it go
+   */
   open (channel: string, hold: Hold): Promise<boolean>
   /**
+   * Stores an entry, after which the channel retains what `history` says.
    * @param owner of the channel; undefined: whoever it is
    * @returns the ID of the entry, once it is stored
+   * @throws (rejects) FST_SSE_CHANNEL_CLOSED after `close`, and where the owner is another; else the entry may not have been
+   *   stored
    */
   append (channel: string, message: Message, history: History, owner?: string): Promise<string>
   /**
+   * Closes a channel, which takes no more entries; again: nothing.
    * @param forgetAfter milliseconds after which a closed channel is forgotten; `false`: never
    * @param owner as of `append`; where it is another's nothing is done
    */
   close (channel: string, forgetAfter: number | false, owner?: string): Promise<void>
   /**
+   * Reads entries back.
    * @param after a position, in the form of an entry ID; undefined: from the earliest entry retained, which is complete
    * @param most a broker may give less, but at least one entry if there is one
    */
   read (channel: string, after: string | undefined, most: Most): Promise<Page>
+  /** Gives to the listener whatever is appended from the moment of the call on. */
   listen (channel: string, listener: Listener): Promise<Listening>
 }
 

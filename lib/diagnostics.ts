@@ -27,7 +27,10 @@ export interface SseConnection {
   end (reason?: 'ended' | 'revoked'): void
 }
 
-/** What is published on each channel of node:diagnostics_channel. */
+/**
+ * What is published on each channel of node:diagnostics_channel: the `connection` or the `request` that it is about, and why.
+ * `ms` is how long the stream was open.
+ */
 export interface SseDiagnostics {
   /** A stream was opened. */
   'fastify-typed-sse:open': { connection: SseConnection }

@@ -3,7 +3,7 @@
 /** Of Node's timers, in ms. */
 export const LONGEST_TIMER = 2_147_483_647
 
-/** Milliseconds, or a range from which each connection draws its own. */
+/** Milliseconds, or a range from which each connection draws its own, both ends included: integers up to 2,147,483,647. */
 export type Duration = number | { min: number, max: number }
 
 /** One length of time: of a range a random one, both ends included. */

@@ -15,13 +15,16 @@ export interface EventEnvelope {
    * `''` resets the client's last event ID.
    */
   id?: string | number | bigint | undefined
-  /** The reconnection time from here on: milliseconds, an integer >= 0. */
+  /** The client's reconnection time from here on: milliseconds, an integer >= 0. Not there: as before. */
   retry?: number | undefined
-  /** A comment, which clients ignore. Its lines become one comment each. */
+  /** A comment, which clients ignore. Its lines (CR, LF, CRLF) become one comment each. */
   comment?: string | undefined
 }
 
-/** An event that any route may yield. At least one of its fields must be there. */
+/**
+ * An event that any route may yield, with the fields of the HTML spec (section 9.2.6). At least one must be there; `data` and
+ * `raw` exclude each other. One that breaks a rule is FST_SSE_INVALID_EVENT, and nothing of it is sent.
+ */
 export type SseEvent = EventEnvelope & {
   /** The event type, for `addEventListener(type)`; absent, `''` and `'message'` all reach `onmessage`. No CR or LF. */
   event?: string | undefined
@@ -29,9 +32,11 @@ export type SseEvent = EventEnvelope & {
   | {
     /** Any JSON value; sent as JSON, so that a string arrives in quotes. */
     data?: unknown
+    /** Instead of `data`. */
     raw?: undefined
   }
   | {
+    /** Instead of `raw`. */
     data?: undefined
     /** Text sent as it is, one `data` line for each of its lines. */
     raw: string

@@ -37,7 +37,10 @@ export function asError (error: unknown): Error {
   return new Error('The source of an event stream failed', { cause: error })
 }
 
-/** An application's function that is told of errors for which nobody waits. */
+/**
+ * An application's function that is told of errors for which nobody waits.
+ * @inline
+ */
 export type OnError = (error: unknown, message: string) => void
 
 /** What is told of an error must not make another one. */

@@ -8,8 +8,11 @@ import type { SseStats } from './stats.ts'
 
 /** A registry of prom-client, as far as it is used here. */
 export interface MetricsRegistry {
+  /** Takes a metric of the plugin. */
   registerMetric (metric: any): void
+  /** Tells whether a name is taken. */
   getSingleMetric (name: string): unknown
+  /** Gives a metric up, when the app closes. */
   removeSingleMetric (name: string): void
 }
 

@@ -80,12 +80,49 @@ t.test('it holds what was compiled, the docs and the licence, and nothing else',
   const compiled = sources.flatMap((path) => ['.js', '.d.ts'].map((end) => `dist/${path.replace(/\.ts$/, end)}`))
   const files = (await must(folder, 'tar', '-tzf', tarball)).trim().split('\n').map((path) => path.replace(/^package\//, ''))
 
-  const docs = readdirSync(join(root, 'docs')).map((name) => `docs/${name}`)
+  const docs = readdirSync(join(root, 'docs'), { recursive: true, withFileTypes: true }).filter((entry) => entry.isFile())
+    .map(({ parentPath, name }) => relative(root, join(parentPath, name)))
   t.strictSame(
     files.sort(),
     [...compiled, ...docs, 'ARCHITECTURE.md', 'CHANGELOG.md', 'LICENSE', 'README.md', 'SECURITY.md', 'package.json'].sort()
   )
   t.strictSame(files.filter((path) => /(^|\/)(test|examples|bench)\/|\.(test|tst)\./.test(path)), [], 'no test is in it')
+})
+
+/** As GitHub and npm make it: https://github.com/Flet/github-slugger has their rules. */
+function anchorOf (heading: string): string {
+  const text = heading.replace(/\[([^\]]*)\]\([^)]*\)/g, '$1').toLowerCase()
+  return text.replace(/[^\p{L}\p{M}\p{N}\p{Pc} -]/gu, '').replaceAll(' ', '-')
+}
+
+function anchorsOf (markdown: string): string[] {
+  const counts = new Map<string, number>()
+  const prose = markdown.replaceAll(/^(`{3,}).*\n[^]*?^\1$/gm, '')
+  const headings = [...prose.matchAll(/^#+ (.*)$/gm)].map(([, heading]) => {
+    const anchor = anchorOf(heading!)
+    const count = counts.get(anchor) ?? 0
+    counts.set(anchor, count + 1)
+    return count === 0 ? anchor : `${anchor}-${count}`
+  })
+  return [...headings, ...[...prose.matchAll(/<a id="([^"]+)">/g)].map(([, id]) => id!)]
+}
+
+t.test('each link in its documents leads to something in it', async (t) => {
+  const unpacked = join(folder, 'unpacked')
+  mkdirSync(unpacked)
+  await must(folder, 'tar', '-xzf', tarball, '-C', unpacked, '--strip-components=1')
+  const documents = readdirSync(unpacked, { recursive: true, encoding: 'utf8' }).filter((path) => path.endsWith('.md'))
+  const links = documents.flatMap((path) => {
+    const prose = readFileSync(join(unpacked, path), 'utf8').replaceAll(/^(`{3,}).*\n[^]*?^\1$/gm, '')
+    return [...prose.matchAll(/\]\(([^)\s]+)\)/g)].map(([, link]) => ({ path, link: link! }))
+  }).filter(({ link }) => !/^https?:/.test(link))
+  const broken = links.filter(({ path, link }) => {
+    const [name, anchor] = link.split('#') as [string, string?]
+    const target = name === '' ? join(unpacked, path) : join(unpacked, dirname(path), name)
+    return !existsSync(target) || (anchor !== undefined && !anchorsOf(readFileSync(target, 'utf8')).includes(anchor))
+  })
+  t.ok(links.length > 50, `${links.length} links`)
+  t.strictSame(broken.map(({ path, link }) => `${path}: ${link}`), [])
 })
 
 t.test('publint finds nothing', async (t) => {

@@ -79,7 +79,7 @@ interface WebStream<Event> {
   getReader (): { read (): Promise<{ done: false, value: Event } | { done: true, value?: unknown }> }
 }
 
-/** Where the events of a stream come from. */
+/** Where the events of a stream come from. A Node stream is an async iterable. */
 export type SseSource<Event> =
   | AsyncIterable<Event>
   | Iterable<Event>

@@ -19,21 +19,25 @@ import { Turns } from './redis/turns.ts'
 import { Vigil } from './redis/vigil.ts'
 import { Watched } from './redis/watched.ts'
 
+/** Options of `redisBroker`. A wrong one throws FST_SSE_INVALID_OPTION. */
 export interface RedisBrokerOptions {
-  /** What all keys begin with. Default `'sse:'`. */
+  /** What all keys begin with, after the client's own `keyPrefix`. Default `'sse:'`. */
   prefix?: string | undefined
   /**
    * Over how many hash tags channels are spread: nodes of a cluster that share the work. All processes need the same number.
-   * Each has one more connection for each of them. Default 1.
+   * Each has one more connection for each of them. Default 1, from 1 to 1_024.
    */
   shards?: number | undefined
-  /** Milliseconds after which a call is settled, though Redis has not answered, or is out of reach. Default 10_000. */
+  /**
+   * Milliseconds after which a call is settled, though Redis has not answered, or is out of reach. Default 10_000, from 1 to
+   * 600_000.
+   */
   timeout?: number | undefined
   /** Told once of each time that Redis is out of reach, or cannot be read. Default: `process.emitWarning`. */
   onError?: OnError | undefined
 }
 
-/** Whoever has made a broker ends it. */
+/** What `redisBroker` gives. Whoever has made it ends it: until then it keeps the process alive. */
 export interface RedisBroker extends Broker {
   /** Closes its connections. What is still asked for is rejected; those who read are given an error. */
   end (): Promise<void>

@@ -19,7 +19,10 @@ import { Snapshot } from './snapshot.ts'
 /** Where a reading begins, if not at an ID: 'earliest' is with all that is retained. */
 export const EARLIEST = 'earliest'
 
-/** What happens to a reader that the log has moved past. */
+/**
+ * What happens to a reader that the log has moved past.
+ * @inline
+ */
 export type OnLag = 'disconnect' | 'gap' | 'latest'
 
 /** What a cursor needs to know of its channel. */

@@ -15,6 +15,7 @@ import { checkSameOptions, Registry } from './registry.ts'
 import { RUN_PREFIX, Runs } from './runs.ts'
 import { Subscription, type SubscribeOptions } from './subscription.ts'
 
+/** Options of `createHub`. A wrong one throws FST_SSE_INVALID_OPTION. */
 export interface HubOptions {
   /** What keeps the channels. Default: `memoryBroker()`. Whoever has made it ends it. */
   broker?: Broker | undefined

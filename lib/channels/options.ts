@@ -12,6 +12,7 @@ import { GAP, type ReceivedEvent } from './message.ts'
 
 export type Events = Record<string, Schema>
 
+/** @inline */
 type State<Event> = AsyncIterable<Event> | Iterable<Event>
 
 /** Options of a channel. A wrong one throws FST_SSE_INVALID_OPTION, a bad schema FST_SSE_INVALID_SCHEMA. */
@@ -34,11 +35,14 @@ export interface ChannelOptions<Received = ReceivedEvent, Event = unknown> {
   snapshot?: ((context: { signal: AbortSignal }) => State<Event> | Promise<State<Event>>) | undefined
   /**
    * What happens to a reader that has fallen so far behind that its next event is no longer retained. `'disconnect'`
-   * (default): its stream ends, the client comes back, and is told of the gap. `'gap'`: it is told, and goes on from the
-   * earliest event. `'latest'`: it goes on with the newest event of every `key`.
+   * (default): its stream ends, the client comes back, and is told of the gap; a `for await` throws FST_SSE_LAGGED. `'gap'`:
+   * it is told, and goes on from the earliest event. `'latest'`: it goes on with the newest event of every `key`.
    */
   onLag?: OnLag | undefined
-  /** What an event is about, for `onLag: 'latest'`: a newer event with the same key stands for the older one. Synchronous. */
+  /**
+   * What an event is about, for `onLag: 'latest'`, which needs it, and nothing else takes it: a newer event with the same key
+   * stands for the older one. Undefined: no other event stands for this one. Synchronous.
+   */
   key?: ((event: Received) => unknown) | undefined
   /**
    * Whether events are compressed (gzip, or zstd where Node has it) for clients that accept it: once, however many they
@@ -57,13 +61,16 @@ export interface ResolvedChannelOptions extends Pick<ChannelOptions, 'snapshot' 
 
 /** How a run has ended. */
 export interface RunEnd {
-  /** 'elsewhere': another process, or another hub, records it. */
+  /**
+   * 'done': its source has completed. 'stopped': by `stop()`, or as the app has closed. 'failed': see `error`. 'elsewhere':
+   * another process, or another hub, records it.
+   */
   state: 'done' | 'stopped' | 'failed' | 'elsewhere'
-  /** What has failed. */
+  /** What has failed, where the state is 'failed'. FST_SSE_RUN_LOST: others have ended it. */
   error?: unknown
 }
 
-/** Options of a run. */
+/** Options of a run. A wrong one throws FST_SSE_INVALID_OPTION, a bad schema FST_SSE_INVALID_SCHEMA. */
 export interface RunOptions<Event = unknown> {
   /** As those of a channel. Default: the source may yield any event. */
   events?: Record<string, object> | undefined
@@ -79,8 +86,8 @@ export interface RunOptions<Event = unknown> {
   /** The last event of a run whose process has died. Default: its readers learn nothing but the end. */
   will?: Event | undefined
   /**
-   * Called when the run ends, with how it has; returns the last event to record. Without it readers learn nothing but the
-   * end. Synchronous. Not called for a run that another hub records.
+   * Called when the run ends, with how it has; returns the last event to record, or nothing. Without it readers learn nothing
+   * but the end. Synchronous. Not called for a run that another hub records.
    */
   onEnd?: ((end: RunEnd) => Event | undefined | void) | undefined
   /** What an invalid event does: `'fail'` (default) ends the run as an error of its source; `'drop'` leaves it out. */

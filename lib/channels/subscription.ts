@@ -24,16 +24,16 @@ export function isSubscribable (source: unknown): source is Subscribable {
   return source instanceof Subscribable
 }
 
-/** What `subscribe` takes. */
+/** What `subscribe` takes. A wrong option throws FST_SSE_INVALID_OPTION, a wrong `after` FST_SSE_INVALID_LAST_EVENT_ID. */
 export interface SubscribeOptions<Received = ReceivedEvent> {
   /**
    * Where to begin: after the event with this ID, or `'earliest'`, with all that is retained. Default: with what is
    * published from now on (a run: from its start). Over HTTP the client's last event ID goes before it.
    */
   after?: string | undefined
-  /** Leaves out the events for which it returns nothing true: replayed, live and of a snapshot alike. Synchronous. */
+  /** Leaves out the events for which it returns nothing true: replayed, live, of a snapshot. Synchronous. Default: none. */
   filter?: ((event: Received) => unknown) | undefined
-  /** Ends the reading when it aborts. */
+  /** Ends the reading, and the stream, when it aborts. Default: none. */
   signal?: AbortSignal | undefined
 }
 

@@ -39,15 +39,20 @@ export type Check<Events> = (event: DeclaredEvent<Events>) => unknown
 
 /** Events, read once: by `for await`, or one after the other. */
 export interface EventIterator<Events> {
+  /** Resolves with the next event, or with the end. */
   next (): Promise<IteratorResult<ClientEvent<Events>, undefined>>
   /** Ends the reading and its request at once, also while a `next()` waits. */
   return (): Promise<IteratorResult<ClientEvent<Events>, undefined>>
+  /** Itself. */
   [Symbol.asyncIterator] (): EventIterator<Events>
 }
 
 /** An EventSource by its shape: that of browsers, that of npm `eventsource`, or another. */
 export interface EventSourceLike {
+  /** Has the listener called with each event of this type. */
   addEventListener (type: string, listener: (event: any) => void): void
+  /** Takes the listener off. */
   removeEventListener (type: string, listener: (event: any) => void): void
+  /** Ends the connection for good. */
   close (): void
 }

@@ -7,11 +7,11 @@ import { abortable } from './iteration.ts'
 
 /** What `fetch` takes, and: */
 export interface FetchEventsOptions<Events> extends RequestInit {
-  /** From where on the first request asks. Default: the server decides. */
+  /** The last event ID, after which the first request asks to go on. Default: none, and the server decides. */
   lastEventId?: string | undefined
-  /** Default: nothing is checked. */
+  /** Looks at the data of each event; a wrong one is SSE_INVALID_DATA. Default: nothing is checked. */
   check?: Check<Events> | undefined
-  /** Told that the client comes back: in `ms`, after `error` (undefined: the stream has ended in good order). */
+  /** Told that the client comes back: in `ms`, after `error` (undefined: the stream has ended in good order). Default: none. */
   onReconnect?: ((event: { error: unknown, ms: number }) => void) | undefined
   /** Another implementation. Default: the global one. */
   fetch?: ((url: string | URL, init: RequestInit) => Promise<Response>) | undefined

@@ -1,4 +1,7 @@
-/** `fastify-typed-sse/client`: for browsers, and for Node where it is the client. Depends on nothing. */
+/**
+ * For browsers, and for Node where it is the client. Depends on nothing.
+ * @module fastify-typed-sse/client
+ */
 export type {
   Check, ClientEvent, ClientEventOfType, DeclaredEvent, EventIterator, EventSourceLike, Received, ReceivedGap
 } from './events.ts'

@@ -2,7 +2,9 @@
 import type { Check, ClientEvent, ClientEventOfType, EventSourceLike } from './events.ts'
 import { receive } from './receive.ts'
 
+/** What `typedEventSource` gives. */
 export interface TypedEventSource<Events> {
+  /** The EventSource that was given, whose `readyState` and `onerror` tell how it is. */
   readonly source: EventSourceLike
   /**
    * Listens to one event type; to 'gap', too.
@@ -15,8 +17,9 @@ export interface TypedEventSource<Events> {
   close (): void
 }
 
+/** Options of `typedEventSource`. */
 export interface TypedEventSourceOptions<Events> {
-  /** Default: nothing is checked. */
+  /** Looks at the data of each event before its listener does. Default: nothing is checked. */
   check?: Check<Events> | undefined
   /**
    * Is given the error SSE_INVALID_DATA, or what `check` has thrown, and the listener is not called. Default: it is thrown
@@ -25,7 +28,11 @@ export interface TypedEventSourceOptions<Events> {
   onInvalid?: ((error: unknown) => void) | undefined
 }
 
-/** @param source an EventSource that the caller has made, and whose errors the caller looks after */
+/**
+ * A view of an EventSource that knows the event types of a server, and the types of their data:
+ * `typedEventSource<typeof events>(new EventSource(url))`.
+ * @param source an EventSource that the caller has made, and whose errors the caller looks after
+ */
 export function typedEventSource<Events extends Record<string, object> | undefined = undefined> (
   source: EventSourceLike, { check, onInvalid = rethrow }: TypedEventSourceOptions<Events> = {}
 ): TypedEventSource<Events> {

@@ -1,4 +1,7 @@
-/** `fastify-typed-sse/testing`: for those who test what they build on this package. */
+/**
+ * For those who test what they build on this package.
+ * @module fastify-typed-sse/testing
+ */
 import { holdingLaws } from './laws-of-holding.ts'
 import { listeningLaws } from './laws-of-listening.ts'
 import { logLaws } from './laws-of-the-log.ts'

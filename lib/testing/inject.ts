@@ -10,6 +10,7 @@ import { toHeader } from '../client/header.ts'
 import { abortable } from '../client/iteration.ts'
 import { isInternal, receive } from '../client/receive.ts'
 
+/** Options of `injectSse`. A wrong one throws FST_SSE_INVALID_OPTION. */
 export interface InjectSseOptions<Events> {
   /** Sent as the header `Last-Event-ID`. Default: none. */
   lastEventId?: string | undefined
@@ -28,8 +29,11 @@ export interface InjectedEvents<Events> extends EventIterator<Events> {
   readonly response: Promise<InjectedHead>
 }
 
+/** The head of a response. */
 export interface InjectedHead {
+  /** 200 where it is an event stream, also where an EventSource is refused softly. */
   readonly statusCode: number
+  /** By their names in lower case. */
   readonly headers: OutgoingHttpHeaders
 }
 

@@ -6,11 +6,15 @@ import { BEGINNING } from '../entry-id.ts'
 
 /** Two ways to one engine, as two processes would have them; of an engine within one process, the same broker twice. */
 export interface Brokers {
+  /** One way to it. */
   one: Broker
+  /** Another, or the same. */
   other: Broker
 }
 
+/** One paragraph of the contract of `Broker`. */
 export interface BrokerLaw {
+  /** What it says, for the title of a test. */
   name: string
   /** Rejects with an AssertionError where the law is broken. */
   check (brokers: Brokers): Promise<void>

@@ -5,8 +5,11 @@ export type Argument = string | number
 
 /** A client of ioredis 5 or 6: `new Redis(…)` or `new Cluster(…)`. */
 export interface RedisClient {
+  /** Whether it is a `Cluster`. */
   readonly isCluster: boolean
+  /** Of these the prefix of all keys is read, and of a cluster the options of its nodes. */
   readonly options: { keyPrefix?: string | undefined, redisOptions?: object | undefined }
+  /** Makes the connections of the broker. */
   duplicate (...options: any[]): any
 }
 
