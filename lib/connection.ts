@@ -18,10 +18,9 @@ import type { ResolvedOptions } from './options.ts'
 import { Pieces, type Shareable } from './pieces.ts'
 import type { Happening, Reporter } from './reporter.ts'
 import { closeAfter, destroyConnection, emitFinish, isGone, onceGone, type RawResponse } from './response.ts'
-import type { Patience } from './silence.ts'
 import type { EndReason } from './stats.ts'
 import type { Lines } from './timeouts.ts'
-import { Writer, type Destination } from './writer.ts'
+import { Writer, type Destination, type Owner } from './writer.ts'
 
 /** What fills a stream. */
 export interface Producer {
@@ -57,7 +56,7 @@ const NOBODY: readonly (() => void)[] = []
 const OF_APPLICATIONS: readonly EndReason[] = ['ended', 'revoked']
 
 /** It is the async context of its request, too, in which its producer is stopped. */
-export class Connection extends AsyncResource implements SseConnection, Patience {
+export class Connection extends AsyncResource implements SseConnection, Owner {
   readonly request: FastifyRequest
   readonly options: ResolvedOptions
   readonly coding: Coding | undefined
@@ -72,6 +71,8 @@ export class Connection extends AsyncResource implements SseConnection, Patience
   readonly #response: RawResponse
   readonly #shared: Shared
   readonly #openedAt = Date.now()
+  /** The same by a clock that does not step. */
+  readonly #since = performance.now()
   readonly #first: readonly string[]
   readonly #writer: Writer
   #place: Place | undefined
@@ -136,9 +137,8 @@ export class Connection extends AsyncResource implements SseConnection, Patience
       if (this.coding !== undefined && !this.#hasPieces) this.#compress(this.coding, destination, head)
       else this.#writer.open(destination, { head, counts: true })
     } catch (error) {
-      // A head that Node does not write: nobody can answer any more.
-      this.#writer.destroy()
-      this.finish('source-threw', '', { error })
+      // A head that Node does not write.
+      this.onBroken(error)
     }
   }
 
@@ -226,10 +226,11 @@ export class Connection extends AsyncResource implements SseConnection, Patience
 
   /**
    * The one way to end: lets go of the source and of whoever waits, then of the client. Only the first call counts.
-   * @param last text to send before the end
+   * @param last text to send before the end; a function of the application's is asked for it when the stream has its reason,
+   *   lest it give it another one
    * @param failure why, for the log
    */
-  finish (reason: EndReason, last = '', failure?: Failure): void {
+  finish (reason: EndReason, last: string | (() => string) = '', failure?: Failure): void {
     if (this.reason !== undefined) return
     this.reason = reason
     this.#lifetime?.stop()
@@ -240,7 +241,7 @@ export class Connection extends AsyncResource implements SseConnection, Patience
     if (reason === 'client-gone' || reason === 'write-timeout') {
       this.#writer.destroy()
     } else {
-      this.#writer.writeLast(last, () => this.#end())
+      this.#writer.writeLast(typeof last === 'string' ? last : last(), () => this.#end())
     }
   }
 
@@ -283,13 +284,19 @@ export class Connection extends AsyncResource implements SseConnection, Patience
     else this.#writer.destroy()
   }
 
+  /** Nobody can answer any more. */
+  onBroken (error: unknown): void {
+    this.#writer.destroy()
+    this.finish('source-threw', '', { error })
+  }
+
   #onGone (): void {
     // Where another answer has taken its place, the client is not to blame.
     this.finish(!this.handedOver && this.#response.writableEnded ? 'superseded' : 'client-gone')
     this.#writer.close()
     this.#shared.connections.delete(this)
     this.leavePlace()
-    this.#shared.reporter.gone(this, this.reason!, this.#failure, this.unanswered)
+    this.#shared.reporter.gone(this, this.reason!, this.#failure, Math.round(performance.now() - this.#since), this.unanswered)
     emitFinish(this.#response)
     for (const callback of this.#waiting) callback()
   }

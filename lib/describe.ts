@@ -6,8 +6,16 @@ export function describe (value: unknown): string {
   return `the string ${JSON.stringify(value.length > 40 ? value.slice(0, 39) + '…' : value)}`
 }
 
-/** Of data, of which no text is told: it may be nobody's business. */
+/** Of data, of which no text is told: it may be nobody's business. Never throws. */
 export function describeData (value: unknown): string {
+  try {
+    return kindOf(value)
+  } catch {
+    return 'an object that cannot be looked at'
+  }
+}
+
+function kindOf (value: unknown): string {
   if (value === null) return 'null'
   if (Array.isArray(value)) return `an array of ${value.length}`
   switch (typeof value) {

@@ -47,8 +47,7 @@ export class Feed {
 
   /** Ends the stream after a failure. */
   fail (reason: EndReason, error: unknown): void {
-    if (this.#connection.reason !== undefined) return
-    this.#connection.finish(reason, this.#textOfFailure(error), { error })
+    this.#connection.finish(reason, () => this.#textOfFailure(error), { error })
   }
 
   /** The text to send last after a failure; none where Fastify's error handler is to answer. */

@@ -6,11 +6,12 @@ import { GAP } from './channels/message.ts'
 import type { Part, Reading, Taker } from './channels/reading.ts'
 import type { Subscription } from './channels/subscription.ts'
 import type { Connection, Producer } from './connection.ts'
-import { InvalidEvent, Lagged } from './errors.ts'
+import type { SseErrorCode } from './errors.ts'
 import type { Feed } from './feed.ts'
 import { finishedFrame } from './finite.ts'
 import { frame } from './frame.ts'
 import { idAlone } from './id-alone.ts'
+import { codeOf } from './log.ts'
 import { onAbort } from './on-abort.ts'
 import { nextTurn, PARTS_PER_TURN } from './turns.ts'
 
@@ -19,6 +20,10 @@ import { nextTurn, PARTS_PER_TURN } from './turns.ts'
  * within a turn nothing reaches the socket. All who read alike share them.
  */
 const MOST_UNSENT = 4_194_304
+
+/** Asked for by their codes, as a filter or a snapshot can throw anything. */
+const LAGGED: SseErrorCode = 'FST_SSE_LAGGED'
+const INVALID_EVENT: SseErrorCode = 'FST_SSE_INVALID_EVENT'
 
 export class Follower implements Producer, Taker {
   readonly #subscription: Subscription
@@ -74,8 +79,8 @@ export class Follower implements Producer, Taker {
     try {
       this.#takeAll(urgent)
     } catch (error) {
-      if (error instanceof Lagged) this.#connection.finish('lagged')
-      else this.#feed.fail(error instanceof InvalidEvent ? 'invalid-event' : 'source-threw', error)
+      if (codeOf(error) === LAGGED) this.#connection.finish('lagged')
+      else this.#feed.fail(codeOf(error) === INVALID_EVENT ? 'invalid-event' : 'source-threw', error)
     } finally {
       this.#running = false
     }

@@ -37,6 +37,15 @@ export function asError (error: unknown): Error {
   return new Error('The source of an event stream failed', { cause: error })
 }
 
+/** The code of what was thrown: an error, maybe of another package, or anything. */
+export function codeOf (error: unknown): unknown {
+  try {
+    return (error as { code?: unknown } | null | undefined)?.code
+  } catch {
+    return undefined
+  }
+}
+
 /**
  * An application's function that is told of errors for which nobody waits.
  * @inline

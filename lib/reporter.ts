@@ -53,11 +53,11 @@ export class Reporter {
   /**
    * Its response is gone, so all of it is known: one line of the log for each stream.
    * @param failure why it has ended, if it has failed
+   * @param ms how long it was open
    * @param isLogged Fastify's error handler has answered in its stead, and has logged the failure
    */
-  gone (connection: SseConnection, reason: EndReason, failure: Failure | undefined, isLogged: boolean): void {
-    const { request: { log }, events, bytes, openedAt } = connection
-    const ms = Date.now() - openedAt.getTime()
+  gone (connection: SseConnection, reason: EndReason, failure: Failure | undefined, ms: number, isLogged: boolean): void {
+    const { request: { log }, events, bytes } = connection
     const facts = { sse: { reason, events, bytes, ms } }
     if (failure === undefined || isLogged) logFacts(log, LEVELS[reason] ?? 'debug', facts, 'event stream ended')
     else if (reason === 'revoked') logError(log, 'info', failure.error, 'event stream ended', facts)

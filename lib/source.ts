@@ -157,10 +157,7 @@ function fromNodeStream (stream: Readable): Steps {
   let iterator: AsyncIterator<unknown> | undefined
   return {
     next: () => (iterator ??= stream[Symbol.asyncIterator]()).next(),
-    stop () {
-      stream.on('error', ignore)
-      stream.destroy()
-    }
+    stop: () => quietly(() => stream.on('error', ignore).destroy())
   }
 }
 

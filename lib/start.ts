@@ -6,7 +6,7 @@ import type { FastifyReply } from 'fastify'
 import { Body } from './body.ts'
 import type { Connection, Producer } from './connection.ts'
 import type { Feed } from './feed.ts'
-import { asError } from './log.ts'
+import { asError, logFacts } from './log.ts'
 import { onceServed } from './response.ts'
 
 /** On every reply: the stream that answers it, if any. */
@@ -110,7 +110,7 @@ function coverSend (reply: StreamReply, connection: Connection, send: FastifyRep
 }
 
 function tellOfAnother ({ log }: FastifyReply): void {
-  log.warn('reply.sse was called, but another answer was sent: return reply.sse(…) from the handler, or the hook')
+  logFacts(log, 'warn', {}, 'reply.sse was called, but another answer was sent: return reply.sse(…) from the handler, or the hook')
 }
 
 /**

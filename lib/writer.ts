@@ -31,6 +31,12 @@ export interface Destination {
   once (event: 'drain', callback: () => void): unknown
 }
 
+/** Whose way it is. */
+export interface Owner extends Patience {
+  /** Nothing can be sent any more, as the destination throws. */
+  onBroken (error: unknown): void
+}
+
 export class Writer implements Watched {
   bytes = 0
   behind = false
@@ -39,6 +45,7 @@ export class Writer implements Watched {
 
   readonly #response: RawResponse
   readonly #stats: SseStats
+  readonly #owner: Owner
   readonly #silence: Silence
   /** Compresses what is written; undefined: it goes out as it is. */
   #pieces: Pieces | undefined
@@ -56,9 +63,10 @@ export class Writer implements Watched {
   #closed = false
   #waiter: () => void = noop
 
-  constructor (response: RawResponse, options: ResolvedOptions, lines: Lines, stats: SseStats, owner: Patience) {
+  constructor (response: RawResponse, options: ResolvedOptions, lines: Lines, stats: SseStats, owner: Owner) {
     this.#response = response
     this.#stats = stats
+    this.#owner = owner
     this.#silence = new Silence(this, owner, options, lines)
   }
 
@@ -187,9 +195,20 @@ export class Writer implements Watched {
       // ASCII, as most text is, is the same in latin1, which is quicker written.
       this.#writeChunk(socket, chunked(text, size), size, size === text.length ? 'latin1' : 'utf8')
     } else {
-      const { isTaken } = this
-      this.#afterWrite(this.#send(this.#destination), this.#destination, isTaken)
+      this.#writeTo(this.#destination)
     }
+  }
+
+  #writeTo (destination: Destination): void {
+    const { isTaken } = this
+    let goOn
+    try {
+      goOn = this.#send(destination)
+    } catch (error) {
+      // A stream that an onSend hook has put before the response.
+      return this.#owner.onBroken(error)
+    }
+    this.#afterWrite(goOn, destination, isTaken)
   }
 
   /** @returns the socket, where bytes of this size can go to it at once, and nothing else is to go there first */

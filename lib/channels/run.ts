@@ -5,7 +5,8 @@
 import { setTimeout as wait } from 'node:timers/promises'
 import type { Hold } from '../broker.ts'
 import { BEGINNING } from '../entry-id.ts'
-import { InvalidEvent, RunLost } from '../errors.ts'
+import { InvalidEvent, RunLost, type SseErrorCode } from '../errors.ts'
+import { codeOf } from '../log.ts'
 import { atOnce, isThenable, letGo, openSource, type Source } from '../source.ts'
 import { EVENTS_PER_TURN, nextTurn } from '../turns.ts'
 import type { Channel, HubParts } from './channel.ts'
@@ -239,7 +240,7 @@ export async function stopElsewhere (channel: Channel, forgetAfter: number): Pro
   await channel.finish(forgetAfter)
 }
 
-/** Another hub has stopped the run. The error may come from a broker of another package. */
+/** Another hub has stopped the run. */
 function isClosed (error: unknown): boolean {
-  return (error as { code?: unknown } | null | undefined)?.code === 'FST_SSE_CHANNEL_CLOSED'
+  return codeOf(error) === ('FST_SSE_CHANNEL_CLOSED' satisfies SseErrorCode)
 }
