@@ -2,7 +2,7 @@
 import type { Http2ServerRequest } from 'node:http2'
 import { chromium, type Page } from 'playwright-core'
 import t, { type Test } from 'tap'
-import { createPageApp, http2Options, launch, noBrowser, Numbers, untilTrue, visit } from './browser.ts'
+import { createPageApp, HISTORY, http2Options, launch, noBrowser, Numbers, untilTrue, visit } from './browser.ts'
 import { listen, until } from './helpers.ts'
 import { freePort } from './redis-server.ts'
 
@@ -120,7 +120,7 @@ t.test('a tab that is hidden is told all as it comes; one that is frozen, when i
     },
     async () => {
       await numbers.breakOff()
-      await numbers.publishTooMuch()
+      await numbers.publishGap(9, HISTORY)
     }
   ]
   for (const absence of absences) {

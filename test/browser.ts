@@ -96,7 +96,7 @@ export async function addClient (app: FastifyInstance): Promise<void> {
 }
 
 /** Events that a channel of numbers keeps. */
-const HISTORY = 8
+export const HISTORY = 8
 
 /** Numbers that are published to a channel, at `/events`, and what those who read it from the start must be told. */
 export class Numbers {
@@ -106,8 +106,8 @@ export class Numbers {
   #n = 0
 
   /** An app that has the channel, a page at `/readers` that reads it, and one at `/` that does not. */
-  async createApp (t: Test, options: SseOptions = {}, serverOptions: FastifyServerOptions = {}): Promise<FastifyInstance> {
-    const app = this.#app = await createPageApp(t, { retry: 20, ...options }, serverOptions)
+  async createApp (t: Test, options: SseOptions = {}): Promise<FastifyInstance> {
+    const app = this.#app = await createPageApp(t, { retry: 20, ...options }, { forceCloseConnections: true })
     const channel = this.#channel = app.sse.channel('numbers', { history: { events: HISTORY } })
     await addClient(app)
     app.get('/readers', (request, reply) => reply.type('text/html').send(READERS))
@@ -126,12 +126,12 @@ export class Numbers {
     }
   }
 
-  /** More than the history keeps is published: readers that are away are told of a gap. */
-  async publishTooMuch (): Promise<void> {
+  /** Publishes what readers that are away find only the last of, so that they are told of a gap. */
+  async publishGap (lost: number, kept: number): Promise<void> {
     const [requested, at] = [this.lastId, this.told.length]
-    await this.publish(2 * HISTORY)
-    const [, , earliest] = this.told[at + HISTORY]!
-    this.told.splice(at, HISTORY, ['gap', { requested, earliest }, requested])
+    await this.publish(lost + kept)
+    const [, , earliest] = this.told[at + lost]!
+    this.told.splice(at, lost, ['gap', { requested, earliest }, requested])
   }
 
   /** Waits until this many streams have begun: whoever reads them has a position. */
@@ -144,6 +144,13 @@ export class Numbers {
   async breakOff (): Promise<void> {
     await turns()
     for (const { request } of this.#app.sse.connections) request.raw.socket.destroy()
+  }
+
+  /** Takes the server away, and with it all of its streams, so that none is told. */
+  async crash (): Promise<void> {
+    this.#app.server.close()
+    await this.breakOff()
+    await this.#app.close()
   }
 
   /** Every client of the page was told this: each event once and in order, or a gap. */

@@ -36,8 +36,8 @@ process.exitCode = failed === 0 ? 0 : 1
 /** All but those that would be no other on another Node, and take their time: of the package, of the docs, of many processes. */
 function ofTheLibrary () {
   const others = ['package', 'readme', 'api', 'demo', 'demo-cluster', 'examples', 'examples-channels', 'examples-users', 'processes',
-    'redis-cluster', 'redis-keys', 'drain', 'openapi', 'metrics', 'client-browser', 'browser', 'browser-tabs', 'delivery', 'payload',
-    'redis-faults', 'far-broker'].map((name) => `${name}.test.ts`)
+    'redis-cluster', 'redis-keys', 'drain', 'openapi', 'metrics', 'client-browser', 'browser', 'browser-network', 'browser-tabs',
+    'delivery', 'payload', 'redis-faults', 'far-broker'].map((name) => `${name}.test.ts`)
   return readdirSync('test').filter((name) => name.endsWith('.test.ts') && !others.includes(name)).map((name) => `test/${name}`)
 }
 

@@ -90,15 +90,18 @@ function backOff (waits: number): number {
   return Math.min(FIRST_WAIT * 2 ** waits, LONGEST_WAIT) * (1 + Math.random()) / 2
 }
 
-/** Ends early when the signal aborts. */
+/** Ends early when the signal aborts, and when the page is online again: by then the wait may have grown long. */
 function sleep (ms: number, signal: AbortSignal): Promise<void> {
+  const page = globalThis as Partial<EventTarget>
   return new Promise((resolve) => {
     function wake () {
       clearTimeout(timer)
       signal.removeEventListener('abort', wake)
+      page.removeEventListener?.('online', wake)
       resolve()
     }
     const timer = setTimeout(wake, Math.min(ms, LONGEST_TIMER))
     signal.addEventListener('abort', wake)
+    page.addEventListener?.('online', wake)
   })
 }
