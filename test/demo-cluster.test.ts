@@ -98,6 +98,7 @@ t.test('whatever is killed, the page loses nothing', { skip, timeout: 90_000 }, 
   for (const name of ALL) pids.set(name, await running(page, name))
   const started = [...pids.values()]
   await goesOn(page)
+  t.notMatch(await page.textContent('#story'), 'broken off', 'a stream that has not begun has not broken off')
 
   const first = await connected(page)
   let { received } = await tally(page)
