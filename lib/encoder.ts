@@ -1,4 +1,5 @@
 /** A value that a source has yielded becomes the text of its block: checked, serialised, framed; or refused whole. */
+import { FINISHED_ID } from './client/finished-id.ts'
 import { describeData, reasonOf } from './describe.ts'
 import { checkEvent, checkRaw, wireType, type Fields, type SseEvent } from './event.ts'
 import { InvalidEvent } from './errors.ts'
@@ -27,6 +28,8 @@ export interface Serialized {
 export function serializeEvent (value: unknown, payloads: Payloads | undefined): Serialized {
   const event = asEvent(value)
   const fields = checkEvent(event, payloads)
+  // Its clients would be turned away for good when they come back.
+  if (fields.id === FINISHED_ID) throw new InvalidEvent(`'id' is '${FINISHED_ID}', by which a finite stream ends: choose another`)
   const raw = event.raw !== undefined
   // Without type and data it is no event, only an ID, a reconnection time or a comment.
   if (event.event === undefined && event.data === undefined && !raw) return { fields, text: undefined, raw }
