@@ -53,7 +53,7 @@ export const TooManyChannels: SseError = createError(
 /**
  * Every code that this plugin's errors can have, each with its HTTP status. "Softly to an EventSource": a GET request that
  * accepts text/event-stream explicitly is answered with 200, a reconnection time and the end, as an EventSource would give up
- * for good on anything else (HTML spec, section 9.2.3); others get the status, and `retry-after` in seconds.
+ * for good on anything else (HTML spec, section 9.2.3); others get the status, and `retry-after` (RFC 9110, section 10.2.3).
  */
 export type SseErrorCode =
   /** 500. An event breaks a rule of the HTML spec (section 9.2) or of its schema. No byte of it was sent. */
@@ -86,7 +86,7 @@ export type SseErrorCode =
   | 'FST_SSE_RUN_LOST'
   /** 503, or softly to an EventSource. The engine of a broker is out of reach, or refuses. Nothing was stored. */
   | 'FST_SSE_BROKER_UNAVAILABLE'
-  /** 503. The connection to the engine broke before it had answered. What was to be stored may be, or not. */
+  /** 503, or softly. The connection to the engine broke before it had answered. What was to be stored may be, or not. */
   | 'FST_SSE_OUTCOME_UNKNOWN'
   /** 500. The ID of a stream of so many channels would be longer than 1,024 bytes, and could not be sent back by its client. */
   | 'FST_SSE_TOO_MANY_CHANNELS'

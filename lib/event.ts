@@ -22,8 +22,9 @@ export interface EventEnvelope {
 }
 
 /**
- * An event that any route may yield, with the fields of the HTML spec (section 9.2.6). At least one must be there; `data` and
- * `raw` exclude each other. One that breaks a rule is FST_SSE_INVALID_EVENT, and nothing of it is sent.
+ * An event that any route may yield, with the fields of the HTML spec (section 9.2.6). At least one must be there. `data` is
+ * any JSON value, and sent as JSON; or else `raw` is text, and sent as it is. An event that breaks a rule is
+ * FST_SSE_INVALID_EVENT, and nothing of it is sent.
  */
 export type SseEvent = EventEnvelope & {
   /** The event type, for `addEventListener(type)`; absent, `''` and `'message'` all reach `onmessage`. No CR or LF. */

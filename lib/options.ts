@@ -17,14 +17,15 @@ import type { MetricsRegistry } from './metrics.ts'
  */
 export interface StreamOptions {
   /**
-   * Milliseconds without a write after which a comment is sent at the latest, so that proxies do not take the connection for
-   * dead (many cut after 30 or 60 s). Where other connections are due, up to 1/64 of that earlier, together with theirs.
+   * Milliseconds without a write after which a comment is sent at the latest (HTML spec, section 9.2.7), so that proxies do
+   * not take the connection for dead (many cut after 30 or 60 s). Where other connections are due, up to 1/64 of that earlier,
+   * together with theirs.
    * Default 15_000; at least 1. `false`: none is sent.
    */
   keepAlive?: number | false | undefined
   /**
-   * The client's reconnection time, sent first, in milliseconds >= 0. Default: none, clients take their own (browsers
-   * about 3 s). With `{ min, max }` each connection draws its own.
+   * The client's reconnection time (HTML spec, section 9.2.6), sent first, in milliseconds >= 0. Default: none, clients take
+   * their own (browsers about 3 s). With `{ min, max }` each connection draws its own.
    */
   retry?: Duration | undefined
   /**
@@ -51,8 +52,8 @@ export interface StreamOptions {
   /** Milliseconds from one call of `revalidate` to the next; the first comes at random within them. Default 60_000. */
   revalidateEvery?: number | undefined
   /**
-   * Whether events are compressed (gzip, or zstd where Node has it) for clients that accept it. Default: for a channel what
-   * its own option `compress` says, else `false`.
+   * Whether events are compressed (gzip, RFC 1952, or zstd, RFC 8878, where Node has it) for clients that accept it. Default:
+   * for a channel what its own option `compress` says, else `false`.
    */
   compress?: boolean | undefined
   /**

@@ -32,6 +32,7 @@ export interface TypedEventSourceOptions<Events> {
  * A view of an EventSource that knows the event types of a server, and the types of their data:
  * `typedEventSource<typeof events>(new EventSource(url))`.
  * @param source an EventSource that the caller has made, and whose errors the caller looks after
+ * @param options what is looked at before a listener is called
  */
 export function typedEventSource<Events extends Record<string, object> | undefined = undefined> (
   source: EventSourceLike, { check, onInvalid = rethrow }: TypedEventSourceOptions<Events> = {}
