@@ -68,12 +68,15 @@ export async function createMetrics (registry: MetricsRegistry, measured: Measur
     throw new InvalidOption(`'metrics' has a metric '${taken}' already: give each app a registry of its own, new Registry()`)
   }
   const registers = [registry as Registry]
-  for (const row of GAUGES) new Gauge({ ...configure(row, measured), registers }) // eslint-disable-line no-new
-  for (const row of COUNTERS) new Counter({ ...configure(row, measured), registers }) // eslint-disable-line no-new
-  const durations = new Histogram({ name: DURATION, help: 'How long event streams were open.', buckets: BUCKETS, registers })
-  return {
-    observe: (ms) => durations.observe(ms / 1_000),
-    remove: () => { for (const name of names) registry.removeSingleMetric(name) }
+  const remove = () => { for (const name of names) registry.removeSingleMetric(name) }
+  try {
+    for (const row of GAUGES) new Gauge({ ...configure(row, measured), registers }) // eslint-disable-line no-new
+    for (const row of COUNTERS) new Counter({ ...configure(row, measured), registers }) // eslint-disable-line no-new
+    const durations = new Histogram({ name: DURATION, help: 'How long event streams were open.', buckets: BUCKETS, registers })
+    return { observe: (ms) => durations.observe(ms / 1_000), remove }
+  } catch (error) {
+    remove()
+    throw error
   }
 }
 

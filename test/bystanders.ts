@@ -20,7 +20,7 @@ export const SECRET = 'the secret of the server'
 export class Bystanders {
   readonly app: FastifyInstance
   readonly lines: Line[]
-  readonly #news: SseChannel<SseEvent | string>
+  readonly news: SseChannel<SseEvent | string>
   readonly #closed = createStats().closed
   readonly #held: WeakRef<object>[] = []
   port = 0
@@ -30,8 +30,8 @@ export class Bystanders {
   constructor (app: FastifyInstance, lines: Line[]) {
     this.app = app
     this.lines = lines
-    this.#news = app.sse.channel('news')
-    app.get('/news', (_, reply) => reply.sse(this.#news))
+    this.news = app.sse.channel('news')
+    app.get('/news', (_, reply) => reply.sse(this.news))
     app.get('/ordinary', async () => 'as ever')
     app.setErrorHandler((error, request, reply) => {
       request.log.error(error)
@@ -53,7 +53,7 @@ export class Bystanders {
 
   /** The reader of the news gets the next, and an ordinary request its answer. */
   async areServed (t: Test): Promise<void> {
-    const id = await this.#news.publish({ data: 'news' })
+    const id = await this.news.publish({ data: 'news' })
     this.#read += `id: ${id}\ndata: "news"\n\n`
     await given(t, this.#reader, this.#read, 'a bystander gets every event')
     const client = connect(t, this.port).get('/ordinary')
