@@ -26,7 +26,7 @@ export interface Entry {
 export interface History {
   /** Entries; at least 1. */
   events: number
-  /** Bytes, as `sizeOf` counts them; at least 1. */
+  /** Bytes of their data (or `raw`), event types and comments; at least 1. */
   bytes: number
   /** Milliseconds; at least 1. `false`: entries do not grow old. */
   age: number | false
@@ -36,7 +36,7 @@ export interface History {
 export interface Most {
   /** Entries; at least 1. */
   entries: number
-  /** Bytes, as `sizeOf` counts them: no entry follows once there are as many. At least 1. */
+  /** Bytes, as a history counts them: no entry follows once there are as many. At least 1. */
   bytes: number
 }
 
@@ -102,7 +102,7 @@ export interface Hold {
  * memory, it does not take a position of before for one of its own.
  *
  * **History.** Each append says how much the channel is to retain: the oldest entries go as soon as there are more than
- * `events` of them, or more than `bytes` in them (`sizeOf`), or when they are older than `age`. The newest is retained
+ * `events` of them, or more than `bytes` in them, or when they are older than `age`. The newest is retained
  * whatever its size. An engine may trim a little late (some hundreds of entries), never early. Only the oldest go: what is
  * retained has no holes.
  *
