@@ -160,8 +160,9 @@ t.test('the function of docs/client.md goes on after a dead connection, an error
   numbers.told.splice(0, 6)
   await page.goto(`http://127.0.0.1:${proxy.port}/follower`)
   await isTold('when the page is loaded again')
-  await numbers.publish()
-  await isTold('and it goes on')
+  await numbers.breakOff()
+  await numbers.publish(2)
+  await isTold('and from there, not from the ID in its URL')
 })
 
 /** Each stops after its first event. */

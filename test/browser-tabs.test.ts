@@ -136,25 +136,27 @@ t.test('a tab that is hidden is told all as it comes; one that is frozen, when i
   t.equal(await page.evaluate('document.visibilityState'), 'hidden')
 })
 
-t.test('a page that was left and come back to is told what came meanwhile', { skip }, async (t) => {
+t.test('a page that was left and come back to is told what came meanwhile; another tab has been told already', { skip }, async (t) => {
   const numbers = new Numbers()
   const { page } = await visit(t, browser, await numbers.createApp(t))
   const origin = page.url()
-  await page.goto(`${origin}readers`)
+  const other = await page.context().newPage()
+  for (const tab of [page, other]) await tab.goto(`${origin}readers`)
   await page.evaluate("addEventListener('pageshow', ({ persisted }) => { window.persisted = persisted })")
-  await numbers.untilRead(2)
+  await numbers.untilRead(4)
   await numbers.publish(2)
-  await numbers.areTold(t, page, 'before')
+  for (const tab of [page, other]) await numbers.areTold(t, tab, 'before')
 
   for (const meanwhile of [async () => {}, () => numbers.breakOff()]) {
     await page.goto(origin)
     await numbers.publish(2)
     await meanwhile()
     await numbers.publish(2)
+    await numbers.areTold(t, other, 'the other tab')
     await page.evaluate('history.back()')
     await untilTrue(page, 'window.persisted')
     await numbers.areTold(t, page, 'afterwards')
-    await numbers.untilRead(2)
+    await numbers.untilRead(4)
     await page.evaluate('window.persisted = false')
   }
 })
