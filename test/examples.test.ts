@@ -31,7 +31,8 @@ t.test('each can be started by itself, and ends by Ctrl+C while it is watched', 
     const example = run(t, [`${name}.js`], { PORT: '0' })
     const response = await fetch(await printed(example, /http:\/\/[^"/]+:\d+/) + path, init)
     t.equal(response.status, status, name)
-    const read = response.text()
+    // A client that does not get to read within a second, on a busy machine, is broken off.
+    const read = response.text().catch(() => {})
     example.child.kill('SIGINT')
     const [code] = await once(example.child, 'exit')
     t.equal(code, 0, `${name}, which printed ${example.output()}`)
