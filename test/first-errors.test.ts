@@ -1,7 +1,8 @@
 /**
  * What a beginner writes, and what he is told: whole messages, so that they can be read in one place. Each is told at the
  * earliest moment that there is: at start-up, where the code alone is wrong; else by the first request, whose answer and log say
- * the same; or in the log alone, where the client has its answer all the same.
+ * the same; or in the log alone, where the client has its answer all the same. What the compiler says is in
+ * types/first-errors.tst.ts.
  */
 import { Type } from '@sinclair/typebox'
 import fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify'
