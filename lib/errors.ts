@@ -62,7 +62,7 @@ export type SseErrorCode =
   | 'FST_SSE_INVALID_SOURCE'
   /** 500. An option is unknown or has a value it cannot have. Thrown at registration, or by the call that was given it. */
   | 'FST_SSE_INVALID_OPTION'
-  /** 500. A schema of `schema.events` cannot be compiled. Thrown at start-up. */
+  /** 500. A schema of `schema.events` cannot be compiled, or stands where it would not be seen. Thrown at start-up. */
   | 'FST_SSE_INVALID_SCHEMA'
   /** 400. The last event ID is one that no server could have sent: with a NUL, a line end, or more than 1,024 bytes. */
   | 'FST_SSE_INVALID_LAST_EVENT_ID'
