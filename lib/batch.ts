@@ -104,9 +104,9 @@ class Batches<Item> implements AsyncIterableIterator<Item[]> {
       try {
         const next = this.#source.next()
         // A synchronous source that has stopped these very batches could not be stopped while it ran.
-        if (this.#done && !isThenable(next)) this.#source.stop(next.done === true)
+        if (this.#done && !isThenable(next)) this.#source.stop(Boolean(next.done))
         const step = isThenable(next) ? await next : next
-        if (step.done === true) this.#end()
+        if (step.done) this.#end()
         else this.#add(step.value as Item)
       } catch (error) {
         this.#end({ error })

@@ -37,11 +37,11 @@ export class Pump implements Producer {
       try {
         const next = this.#source.next()
         // A synchronous source that has ended its own stream meanwhile could not be stopped while it ran.
-        if (connection.reason !== undefined && !isThenable(next)) this.#source.stop(next.done === true)
+        if (connection.reason !== undefined && !isThenable(next)) this.#source.stop(Boolean(next.done))
         const step = isThenable(next) ? await next : next
         if (connection.reason !== undefined) return
         if (typeof step !== 'object' || step === null) throw new TypeError(`next() gave ${step}, which is no iterator result`)
-        this.#settled = step.done === true
+        this.#settled = Boolean(step.done)
         value = step.value
       } catch (error) {
         this.#settled = true

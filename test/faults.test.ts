@@ -150,6 +150,9 @@ t.test('a source', async (t) => {
     'whose then cannot be read': { stream: (reply) => reply.sse(steps([() => later(ONE), () => ({ get then () { throw secret() } })])), ...LATE },
     'whose value cannot be read': { stream: (reply) => reply.sse(steps([() => later(ONE), () => ({ get value () { throw secret() } })])), ...LATE },
     'whose done cannot be read': { stream: (reply) => reply.sse(steps([() => later(ONE), () => ({ get done () { throw secret() } })])), ...LATE },
+    'that is done, though it does not say so by true': {
+      stream: (reply) => reply.sse(steps([() => later(ONE), () => later({ done: 1 })])), body: 'data: 1\n\n', reason: 'source-done'
+    },
     'whose iterator cannot be had': {
       stream: (reply) => reply.sse({ [Symbol.asyncIterator] () { throw secret() } }),
       log: [SECRET, SECRET]
@@ -203,6 +206,21 @@ t.test('onError', async (t) => {
       log: [[/^Reply was already sent/, /^Reply was already sent/], FAILED]
     },
     'that breaks the connection': { stream: failing((_, reply) => ({ onError () { reply.raw.destroy() } })), ...LATE, body: '(data: 1\n\n)?' }
+  })
+})
+
+t.test('revalidate', async (t) => {
+  const asked = (answer: () => unknown): Stream => (reply) =>
+    reply.sse(steps([never]), { revalidate: answer as () => boolean, revalidateEvery: 5 })
+  await run(t, {
+    'that throws': { stream: asked(throwing), body: '', reason: 'revoked' },
+    'that throws what cannot be looked at': { stream: asked(() => { throw unlookable() }), body: '', reason: 'revoked' },
+    'that gives what has no class to be told': {
+      stream: asked(() => new Proxy({}, { getPrototypeOf: throwing })),
+      body: '',
+      reason: 'revoked',
+      log: ['event stream revoked without an answer', /revalidate must return true or false, got an object that cannot be looked at/]
+    }
   })
 })
 

@@ -163,10 +163,10 @@ export class Run extends AttachedRun {
     for (let turn = 1; !this.#ending; turn++) {
       const next = source.next()
       // A synchronous source that has ended its own run meanwhile could not be stopped while it ran.
-      if (this.#ending && !isThenable(next)) source.stop(next.done === true)
+      if (this.#ending && !isThenable(next)) source.stop(Boolean(next.done))
       const step = isThenable(next) ? await next : next
       if (this.#ending) return
-      if (step.done === true) return this.#finish({ state: 'done' })
+      if (step.done) return this.#finish({ state: 'done' })
       await this.#publish(step.value)
       if (turn % EVENTS_PER_TURN === 0) await nextTurn()
     }

@@ -60,7 +60,7 @@ export class Snapshot {
     while (!this.#ended && events.length < EVENTS_PER_TURN) {
       const next = source.next()
       const step = isThenable(next) ? await next : next
-      if (step.done === true) return this.stop(true)
+      if (step.done) return this.stop(true)
       // A synchronous source that has ended its own reader could not be stopped while it ran.
       if (this.#ended) source.stop(false)
       events.push(this.#toEvent(step.value))
