@@ -46,7 +46,10 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
     const payload = { row: Math.floor(Math.random() * ROWS), pieces: Math.floor(Math.random() * 100) }
     app.inject({ method: 'POST', url: '/stock', payload })
   }, 1_000)
-  app.addHook('onClose', async () => clearInterval(selling))
-  process.once('SIGINT', () => app.close())
+  process.once('SIGINT', () => {
+    // An app that closes takes no requests.
+    clearInterval(selling)
+    app.close()
+  })
   console.log(`curl -N -H 'accept-encoding: gzip' ${await app.listen({ port: Number(process.env.PORT || 3_000) })}/stock | gunzip`)
 }

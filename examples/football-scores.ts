@@ -65,8 +65,11 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
   const playing = setInterval(() => {
     news(matches[Math.random() < 0.5 ? 0 : 1]!.id, { event: 'score', side: Math.random() < 0.5 ? 'home' : 'away' })
   }, 5_000)
-  app.addHook('onClose', async () => clearInterval(playing))
   for (const { id } of matches) await news(id, { event: 'kick-off' })
-  process.once('SIGINT', () => app.close())
+  process.once('SIGINT', () => {
+    // An app that closes takes no requests.
+    clearInterval(playing)
+    app.close()
+  })
   console.log(await app.listen({ port: Number(process.env.PORT || 3_000) }))
 }

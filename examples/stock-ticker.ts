@@ -51,7 +51,10 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
       app.inject({ method: 'POST', url: '/trades', payload: { symbol, price, size: Math.ceil(Math.random() * LARGE * 1.1) } })
     }
   }, 500)
-  app.addHook('onClose', async () => clearInterval(trading))
-  process.once('SIGINT', () => app.close())
+  process.once('SIGINT', () => {
+    // An app that closes takes no requests.
+    clearInterval(trading)
+    app.close()
+  })
   console.log(`curl -N '${await app.listen({ port: Number(process.env.PORT || 3_000) })}/prices?symbol=AAPL'`)
 }

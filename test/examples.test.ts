@@ -35,7 +35,7 @@ t.test('each can be started by itself, and ends by Ctrl+C while it is watched', 
     const read = response.text().catch(() => {})
     example.child.kill('SIGINT')
     const [code] = await once(example.child, 'exit')
-    t.equal(code, 0, `${name}, which printed ${example.output()}`)
+    t.equal(code, 0, `${name} has ended`, { printed: example.output() })
     await read
   }))
 })
