@@ -5,7 +5,7 @@
  */
 import type { Parameters } from 'fast-check'
 
-const FACTOR = Number(process.env.FUZZ ?? 1)
+export const FACTOR = Number(process.env.FUZZ ?? 1)
 
 /** The parameters of fast-check for so many runs in CI. */
 export function runs (count: number): Parameters<any> {
