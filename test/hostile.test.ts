@@ -3,7 +3,7 @@ import http2 from 'node:http2'
 import net from 'node:net'
 import t from 'tap'
 import type { FastifyServerOptions } from 'fastify'
-import { connect, createApp, deferred, listen, ownClock, turns, until } from './helpers.ts'
+import { connect, createApp, deferred, idleSource, listen, ownClock, turns, until } from './helpers.ts'
 
 t.test('HTTP/2: a client that resets its stream without an error is gone', async (t) => {
   const app = await createApp(t, { writeTimeout: false }, { http2: true } as FastifyServerOptions)
@@ -130,6 +130,19 @@ t.test('a thousand requests queued on one socket pull nothing before their turn,
   await until(() => app.sse.stats().open === 0)
   t.match(app.sse.stats(), { closed: { 'client-gone': 1_000 } })
   t.equal(pulled, 1)
+})
+
+t.test('a client that begins another request in the middle of its stream has to finish it in headersTimeout, as Node has it', async (t) => {
+  const app = await createApp(t, {}, { http: { headersTimeout: 200, connectionsCheckingInterval: 50 } } as FastifyServerOptions)
+  const { source } = idleSource({ data: 1 })
+  app.get('/', async (request, reply) => reply.sse(source))
+  const port = await listen(app)
+  const [quiet, halfway] = ['', 'G'].map((more) => connect(t, port).send(`GET / HTTP/1.1\r\nHost: test\r\n\r\n\r\n${more}`))
+  await halfway!.untilClosed()
+  t.match(halfway!.received, /data: 1\n\n\r\nHTTP\/1.1 408 Request Timeout/)
+  await until(() => app.sse.stats().open === 1)
+  t.match(app.sse.stats(), { closed: { 'client-gone': 1, 'write-timeout': 0, 'source-threw': 0 } })
+  t.equal(quiet!.closed, false, 'a line end after a request begins no other')
 })
 
 t.test('a stream that waits behind an unanswered request does not hold a closing server up', async (t) => {
