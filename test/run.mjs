@@ -11,12 +11,14 @@ const nodes = process.argv.slice(2)
 let passed = 0
 let failed = 0
 
-const hasRedis = () => spawnSync('redis-server', ['--version']).status === 0
+/** The servers that tests run, by the names of Debian's packages. */
+const isMissing = (server) => spawnSync(server, ['-v']).status !== 0
 
 if (chromiumPath() === undefined) install('chromium')
-if (!hasRedis()) install('redis-server')
-if (!hasRedis()) {
-  console.log('redis-server is missing, so the tests that need one are left out. `apt-get install redis-server` brings it on Debian.')
+for (const server of ['redis-server', 'nginx', 'haproxy']) {
+  if (isMissing(server)) install(server)
+  if (!isMissing(server)) continue
+  console.log(`${server} is missing, so the tests that need it are left out. \`apt-get install ${server}\` brings it on Debian.`)
 }
 if (chromiumPath() === undefined) {
   console.log('Chromium is missing, so the browser tests are left out. `apt-get install chromium` brings it on Debian;\n' +
