@@ -7,6 +7,7 @@ import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { Test } from 'tap'
 import ts from 'typescript'
+import { Caller } from './caller.ts'
 import type { Told } from './serve.ts'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
@@ -46,12 +47,9 @@ export class Child {
   killed = false
   port = 0
   readonly #process: ChildProcess
-  readonly #onTold: (told: Told) => void
-  readonly #calls = new Map<number, { resolve: (result: any) => void, reject: (error: Error) => void }>()
-  #call = 0
+  readonly #caller: Caller
 
   constructor (t: Test, what: 'app' | 'worker', env: NodeJS.ProcessEnv, onTold: (told: Told) => void) {
-    this.#onTold = onTold
     this.#process = fork(join(build(), `test/processes/${what}.js`), {
       // Nothing of tap's own environment, which would make it a test.
       env: { PATH: process.env.PATH, _TAPJS_PROCESSINFO_COVERAGE_: '0', ...env },
@@ -61,11 +59,7 @@ export class Child {
     for (const stream of [this.#process.stdout!, this.#process.stderr!]) {
       stream.setEncoding('utf8').on('data', (text: string) => { this.output += text })
     }
-    this.#process.on('message', (message) => this.#take(message))
-    this.#process.on('exit', () => {
-      for (const { reject } of this.#calls.values()) reject(new Error(`the process has gone: ${this.output}`))
-      this.#calls.clear()
-    })
+    this.#caller = new Caller(this.#process, onTold, () => this.output)
     t.after(() => this.kill())
   }
 
@@ -78,14 +72,7 @@ export class Child {
 
   /** Calls a method that it serves. */
   call (method: string, ...args: unknown[]): Promise<any> {
-    const call = this.#call++
-    const result = new Promise((resolve, reject) => {
-      this.#calls.set(call, { resolve, reject })
-      this.#process.send({ call, method, args }, (error) => { if (error !== null) reject(error) })
-    })
-    // Who waits for it may wait for something else first.
-    result.catch(() => {})
-    return result
+    return this.#caller.call(method, ...args)
   }
 
   async kill (): Promise<void> {
@@ -97,14 +84,6 @@ export class Child {
 
   get hasExited (): boolean {
     return this.#process.exitCode !== null || this.#process.signalCode !== null
-  }
-
-  #take ({ told, call, result, error }: any): void {
-    if (told !== undefined) this.#onTold(told)
-    const known = this.#calls.get(call)
-    this.#calls.delete(call)
-    if (error === undefined) known?.resolve(result)
-    else known?.reject(Object.assign(new Error(error.message), { code: error.code }))
   }
 }
 
