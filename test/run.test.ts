@@ -240,6 +240,19 @@ t.test('a source that fails ends its run; readers learn the end, and nothing of 
   t.match(errors[0], { msg: "run 'answer' has failed", err: { message: error.message } })
 })
 
+t.test('a source that fails as it publishes to a channel that is closed has failed: its own run is not closed', async (t) => {
+  const errors: unknown[] = []
+  const hub = createHub({ onError: (error) => errors.push(error) })
+  t.after(() => hub.close())
+  const other = hub.channel('other')
+  await other.close()
+  async function * source () {
+    yield { data: await other.publish({ data: 1 }) }
+  }
+  t.match(await hub.run('publishes', source).ended, { state: 'failed', error: { code: 'FST_SSE_CHANNEL_CLOSED' } })
+  t.match(errors, [{ code: 'FST_SSE_CHANNEL_CLOSED' }], 'and is told')
+})
+
 t.test("what onEnd returns is recorded as the last event, however the run ends; what it returns nothing for isn't", async (t) => {
   const errors: [unknown, string][] = []
   const hub = createHub({ onError: (error, message) => errors.push([error, message]) })

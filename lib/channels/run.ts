@@ -121,8 +121,7 @@ export class Run extends AttachedRun {
       if (this.#ending) this.#listening.stop()
       await this.#record(this.#source)
     } catch (error) {
-      if (isClosed(error)) this.#closedByOthers()
-      else this.#fail(error)
+      this.#fail(error)
     }
   }
 
@@ -181,6 +180,8 @@ export class Run extends AttachedRun {
         await this.#channel.record(event, owner)
       })
     } catch (error) {
+      // Asked here, as the source may publish to other channels, and fail where one of those is closed.
+      if (isClosed(error)) return this.#closedByOthers()
       if (this.#options.onInvalidEvent === 'fail' || !(error instanceof InvalidEvent)) throw error
       this.#parts.onError(error, `invalid event of run '${this.key}' dropped`)
     }
