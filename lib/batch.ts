@@ -2,7 +2,7 @@
 import { atLeastOne, checkOptions, milliseconds, type Check } from './checks.ts'
 import { describe } from './describe.ts'
 import { InvalidOption, InvalidSource } from './errors.ts'
-import { isThenable, openSource, type Source } from './source.ts'
+import { checkStep, isThenable, openSource, type Source } from './source.ts'
 import { EVENTS_PER_TURN, nextTurn } from './turns.ts'
 
 /** @inline */
@@ -103,9 +103,7 @@ class Batches<Item> implements AsyncIterableIterator<Item[]> {
     while (!this.#done && !this.#isDue) {
       try {
         const next = this.#source.next()
-        // A synchronous source that has stopped these very batches could not be stopped while it ran.
-        if (this.#done && !isThenable(next)) this.#source.stop(Boolean(next.done))
-        const step = isThenable(next) ? await next : next
+        const step = checkStep(isThenable(next) ? await next : next)
         if (step.done) this.#end()
         else this.#add(step.value as Item)
       } catch (error) {

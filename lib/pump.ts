@@ -4,7 +4,7 @@
  */
 import type { Connection, Producer } from './connection.ts'
 import type { Feed } from './feed.ts'
-import { isThenable, type Source } from './source.ts'
+import { checkStep, isThenable, type Source } from './source.ts'
 import { EVENTS_PER_TURN, nextTurn } from './turns.ts'
 
 export class Pump implements Producer {
@@ -36,11 +36,8 @@ export class Pump implements Producer {
       let value: unknown
       try {
         const next = this.#source.next()
-        // A synchronous source that has ended its own stream meanwhile could not be stopped while it ran.
-        if (connection.reason !== undefined && !isThenable(next)) this.#source.stop(Boolean(next.done))
-        const step = isThenable(next) ? await next : next
+        const step = checkStep(isThenable(next) ? await next : next)
         if (connection.reason !== undefined) return
-        if (typeof step !== 'object' || step === null) throw new TypeError(`next() gave ${step}, which is no iterator result`)
         this.#settled = Boolean(step.done)
         value = step.value
       } catch (error) {

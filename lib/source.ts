@@ -5,7 +5,7 @@
 import { EventEmitter } from 'node:events'
 import { Readable } from 'node:stream'
 import type { ReadableStream } from 'node:stream/web'
-import { describeData } from './describe.ts'
+import { describe, describeData } from './describe.ts'
 import { InvalidSource } from './errors.ts'
 
 /** What a source function is given. */
@@ -44,14 +44,30 @@ const HOW_TO = `give it ${KINDS}, or a function such as async function* ({ signa
 export function openSource (source: unknown, lastEventId: string | undefined): Source {
   const controller = typeof source === 'function' ? new AbortController() : undefined
   const steps = controller === undefined ? iterate(source) : call(source as SourceFunction, controller, lastEventId)
+  let stopped = false
   return {
-    next: steps.next,
+    next () {
+      const step = steps.next()
+      // A synchronous source that has brought about its own end could not be stopped while it ran.
+      if (stopped && !isThenable(step) && !step?.done) steps.stop()
+      return step
+    },
     stop (settled) {
+      stopped = true
       // First the signal: it wakes a generator that waits, so that its return() need not wait behind that.
       controller?.abort()
       if (!settled) steps.stop()
     }
   }
+}
+
+/**
+ * A step that a source has given.
+ * @throws {TypeError} where it is no iterator result, by which a for loop fails as well
+ */
+export function checkStep (step: IteratorResult<unknown>): IteratorResult<unknown> {
+  if (!isObject(step)) throw new TypeError(`next() gave ${describe(step)}, which is no iterator result`)
+  return step
 }
 
 type SourceFunction = (context: SseContext) => unknown

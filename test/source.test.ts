@@ -3,6 +3,7 @@ import { once } from 'node:events'
 import { PassThrough, Readable } from 'node:stream'
 import { ReadableStream } from 'node:stream/web'
 import t, { type Test } from 'tap'
+import { batch, createHub } from '../index.ts'
 import { openSource, type SseContext, type Source } from '../lib/source.ts'
 import { connect, createApp, deferred, listen, until } from './helpers.ts'
 
@@ -276,6 +277,25 @@ t.test('an iterator whose next() gives no object fails, as in a for loop', async
       const response = await app.inject('/')
       t.equal(response.statusCode, 500)
       t.equal(app.sse.stats().closed['source-threw'], 1, `${String(symbol)}: ${step}`)
+    }
+  }
+})
+
+t.test('the source of a run, a snapshot or a batch fails in the same way, and then gets no return()', async (t) => {
+  const hub = createHub({ onError () {} })
+  t.after(() => hub.close())
+  const failure = new Error('failed')
+  const wrong: [() => unknown, unknown][] = [[() => 5, TypeError], [() => null, TypeError], [() => { throw failure }, failure]]
+  for (const symbol of [Symbol.asyncIterator, Symbol.iterator]) {
+    for (const [index, [next, error]] of wrong.entries()) {
+      let returned = 0
+      const source = { [symbol]: () => ({ next, return: () => ({ done: true, value: ++returned }) }) } as never
+      const name = `${String(symbol)} ${index}`
+      await t.rejects(async () => { throw (await hub.run(name, source).ended as { error: unknown }).error }, error as Error, `a run: ${name}`)
+      await t.rejects(batch(source, { count: 1 }).next(), error as Error, `a batch: ${name}`)
+      const reading = hub.channel(name, { snapshot: () => source }).subscribe()[Symbol.asyncIterator]()
+      await t.rejects(reading.next(), error as Error, `a snapshot: ${name}`)
+      t.equal(returned, 0, name)
     }
   }
 })

@@ -7,7 +7,7 @@ import type { Hold } from '../broker.ts'
 import { BEGINNING } from '../entry-id.ts'
 import { InvalidEvent, RunLost, type SseErrorCode } from '../errors.ts'
 import { codeOf } from '../log.ts'
-import { atOnce, isThenable, letGo, openSource, type Source } from '../source.ts'
+import { atOnce, checkStep, isThenable, letGo, openSource, type Source } from '../source.ts'
 import { EVENTS_PER_TURN, nextTurn } from '../turns.ts'
 import type { Channel, HubParts } from './channel.ts'
 import { checkSubscribeOptions, type ResolvedRunOptions, type RunEnd } from './options.ts'
@@ -58,6 +58,8 @@ export class Run extends AttachedRun {
   #settle!: (end: RunEnd | Promise<RunEnd>) => void
   /** Set once it is known that this run is the one that records. */
   #source: Source | undefined
+  /** The source has completed or failed by itself. */
+  #settled = false
   /** Whether it is this run that records, as far as is known. */
   isRecorder = false
   /** Its channel may be closed by others, which stops it. */
@@ -160,12 +162,17 @@ export class Run extends AttachedRun {
 
   async #record (source: Source): Promise<void> {
     for (let turn = 1; !this.#ending; turn++) {
-      const next = source.next()
-      // A synchronous source that has ended its own run meanwhile could not be stopped while it ran.
-      if (this.#ending && !isThenable(next)) source.stop(Boolean(next.done))
-      const step = isThenable(next) ? await next : next
+      let step
+      try {
+        const next = source.next()
+        step = checkStep(isThenable(next) ? await next : next)
+        this.#settled = Boolean(step.done)
+      } catch (error) {
+        this.#settled = true
+        return this.#fail(error)
+      }
       if (this.#ending) return
-      if (step.done) return this.#finish({ state: 'done' })
+      if (this.#settled) return this.#finish({ state: 'done' })
       await this.#publish(step.value)
       if (turn % EVENTS_PER_TURN === 0) await nextTurn()
     }
@@ -197,7 +204,7 @@ export class Run extends AttachedRun {
   #finish (end: RunEnd): void {
     if (this.#ending) return
     this.#letGo()
-    this.#source?.stop(end.state === 'done')
+    this.#source?.stop(this.#settled)
     this.#settle(this.#close(end))
   }
 

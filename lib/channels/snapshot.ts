@@ -1,5 +1,5 @@
 /** The state that a channel's events change, given as events of its own, as fast as its reader takes them. */
-import { disown, isThenable, letGo, openSource, type Source } from '../source.ts'
+import { checkStep, disown, isThenable, letGo, openSource, type Source } from '../source.ts'
 import { EVENTS_PER_TURN, nextTurn } from '../turns.ts'
 import type { FramedEvent } from './framed-event.ts'
 
@@ -14,6 +14,8 @@ export class Snapshot {
   /** Events given in this turn of the event loop, as far as is known. */
   #given = 0
   #asked = false
+  /** The source has completed or failed by itself. */
+  #settled = false
   #ended = false
 
   /**
@@ -49,20 +51,25 @@ export class Snapshot {
     return events.length > 0 ? events : undefined
   }
 
-  stop (settled = false): void {
+  stop (): void {
     this.#ended = true
     this.#controller.abort()
-    if (this.#source !== undefined) this.#source.stop(settled)
+    if (this.#source !== undefined) this.#source.stop(this.#settled)
     else if (!this.#asked) Promise.resolve(this.#state).then(letGo, () => {})
   }
 
   async #gather (source: Source, events: FramedEvent[]): Promise<void> {
     while (!this.#ended && events.length < EVENTS_PER_TURN) {
-      const next = source.next()
-      const step = isThenable(next) ? await next : next
-      if (step.done) return this.stop(true)
-      // A synchronous source that has ended its own reader could not be stopped while it ran.
-      if (this.#ended) source.stop(false)
+      let next, step
+      try {
+        next = source.next()
+        step = checkStep(isThenable(next) ? await next : next)
+        this.#settled = Boolean(step.done)
+      } catch (error) {
+        this.#settled = true
+        throw error
+      }
+      if (this.#settled) return this.stop()
       events.push(this.#toEvent(step.value))
       if (isThenable(next)) return
     }
