@@ -2,6 +2,7 @@
 import { atLeastOne, checkOptions, milliseconds, type Check } from './checks.ts'
 import { describe } from './describe.ts'
 import { InvalidOption, InvalidSource } from './errors.ts'
+import type { Failure } from './log.ts'
 import { checkStep, isThenable, openSource, type Source } from './source.ts'
 import { EVENTS_PER_TURN, nextTurn } from './turns.ts'
 
@@ -66,7 +67,7 @@ class Batches<Item> implements AsyncIterableIterator<Item[]> {
   #pulling = false
   #pulled = 0
   #done = false
-  #failure: { error: unknown } | undefined
+  #failure: Failure | undefined
 
   constructor (source: Source, { count = Infinity, ms }: Due) {
     this.#source = source
@@ -147,7 +148,7 @@ class Batches<Item> implements AsyncIterableIterator<Item[]> {
   }
 
   /** The source has completed, or failed. */
-  #end (failure?: { error: unknown }): void {
+  #end (failure?: Failure): void {
     if (this.#done) return
     this.#done = true
     this.#failure = failure

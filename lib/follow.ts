@@ -3,7 +3,7 @@
  * channel's log. Knows nothing of how a reading finds what comes next.
  */
 import { GAP } from './channels/message.ts'
-import type { Part, Reading, Taker } from './channels/reading.ts'
+import { MOST_HELD, type Part, type Reading, type Taker } from './channels/reading.ts'
 import type { Subscription } from './channels/subscription.ts'
 import type { Connection, Producer } from './connection.ts'
 import type { SseErrorCode } from './errors.ts'
@@ -14,12 +14,6 @@ import { idAlone } from './id-alone.ts'
 import { codeOf } from './log.ts'
 import { onAbort } from './on-abort.ts'
 import { nextTurn, PARTS_PER_TURN } from './turns.ts'
-
-/**
- * Bytes that a connection holds at the most when one turn publishes more than the history of its channel has room for:
- * within a turn nothing reaches the socket. All who read alike share them.
- */
-const MOST_UNSENT = 4_194_304
 
 /** Asked for by their codes, as a filter or a snapshot can throw anything. */
 const LAGGED: SseErrorCode = 'FST_SSE_LAGGED'
@@ -96,7 +90,7 @@ export class Follower implements Producer, Taker {
   }
 
   #mustTake (urgent: boolean): boolean {
-    return urgent && this.#connection.unsent < MOST_UNSENT
+    return urgent && this.#connection.unsent < MOST_HELD
   }
 
   get #userAgent (): string | undefined {

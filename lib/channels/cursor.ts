@@ -9,6 +9,7 @@
  */
 import { compareEntryIds, isEntryId } from '../entry-id.ts'
 import { Lagged } from '../errors.ts'
+import type { Failure } from '../log.ts'
 import { nextTurn } from '../turns.ts'
 import { passes, type Filter } from './filter.ts'
 import type { FramedEvent } from './framed-event.ts'
@@ -66,7 +67,7 @@ export class Cursor implements Reading, Reader {
   /** It goes on with the newest event of every key, until it has had the newest of all. */
   #compacting = false
   #snapshot: Snapshot | undefined
-  #failure: { error: unknown } | undefined
+  #failure: Failure | undefined
   #ended = false
 
   constructor (channel: Readable, options: ReadOptions) {

@@ -1,11 +1,9 @@
 /** A reading as an async iterator: for workers, tests, and whatever else has no HTTP. */
+import type { Failure } from '../log.ts'
 import { onAbort } from '../on-abort.ts'
 import { EVENTS_PER_TURN, PARTS_PER_TURN } from '../turns.ts'
 import { GAP, toReceived, type ReceivedEvent } from './message.ts'
-import type { Part, Reading, Taker } from './reading.ts'
-
-/** Bytes that are held for a reader when one turn publishes more than the channel's history has room for. */
-const MOST_HELD = 4_194_304
+import { MOST_HELD, type Part, type Reading, type Taker } from './reading.ts'
 
 interface Waiter {
   resolve (result: IteratorResult<ReceivedEvent>): void
@@ -41,7 +39,7 @@ export class Iteration implements AsyncIterableIterator<ReceivedEvent>, Taker {
   #held = 0
   #asked = 0
   #reading: Reading | undefined
-  #failure: { error: unknown } | undefined
+  #failure: Failure | undefined
   #done = false
   #forgetSignal: () => void = noop
 

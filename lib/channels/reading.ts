@@ -13,6 +13,12 @@ export const PART = 65_536
 /** Events in one part at the most: a filter that wants none of them is asked about each. */
 const MOST_EVENTS = 1_024
 
+/**
+ * Bytes that are held for one reader at the most when one turn publishes more than the history of its channel has room for:
+ * within a turn nothing reaches a socket. Connections that read alike share them.
+ */
+export const MOST_HELD = 4_194_304
+
 /** Some events, one after the other. */
 export class Batch implements Shareable {
   readonly is = 'events'

@@ -7,6 +7,7 @@
  */
 import type { Broker, Entry, History, Listening, Page } from '../broker.ts'
 import { EntryLog } from '../entry-log.ts'
+import type { Failure } from '../log.ts'
 import { framed, type FramedEvent } from './framed-event.ts'
 import { Newest } from './newest.ts'
 import { Batch, PART } from './reading.ts'
@@ -46,7 +47,7 @@ export class Replica {
   /** The channel is closed, and everything is in the log, or before it. */
   closed = false
   /** Nothing more is given, and why. */
-  failure: { error: unknown } | undefined
+  failure: Failure | undefined
   log!: EntryLog<FramedEvent>
   newest: Newest | undefined
 

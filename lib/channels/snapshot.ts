@@ -1,4 +1,5 @@
 /** The state that a channel's events change, given as events of its own, as fast as its reader takes them. */
+import type { Failure } from '../log.ts'
 import { checkStep, disown, isThenable, letGo, openSource, type Source } from '../source.ts'
 import { EVENTS_PER_TURN, nextTurn } from '../turns.ts'
 import type { FramedEvent } from './framed-event.ts'
@@ -10,7 +11,7 @@ export class Snapshot {
   readonly #toEvent: (value: unknown) => FramedEvent
   #source: Source | undefined
   /** What was thrown after events that are still to be given. */
-  #failure: { error: unknown } | undefined
+  #failure: Failure | undefined
   /** Events given in this turn of the event loop, as far as is known. */
   #given = 0
   #asked = false
