@@ -128,8 +128,7 @@ export interface Hold {
  * run out. The owner renews the lease by opening the channel again; nobody else can hold it meanwhile. Where a lease has
  * run out, the owner is taken to be dead: the engine appends its `will`, if it has one, and closes the channel. While
  * anybody listens this happens within two leases after the last renewal, or after the engine was out of reach, never
- * within the first. Who gives himself out as the owner when he appends or closes is refused where he is not, as if the
- * channel were closed.
+ * within the first. Who appends or closes as the owner, and is not, is refused as if the channel were closed.
  *
  * **Errors.** Each method returns a promise, never throws, and settles in a time that the broker bounds. A rejected `append`
  * says that the entry may not have been stored. After `close`, `append` rejects with an error whose `code` is
@@ -139,7 +138,7 @@ export interface Hold {
  */
 export interface Broker {
   /**
-   * Holds a channel for an owner, or renews his lease.
+   * Holds a channel for an owner, or renews its lease.
    * @returns whether the channel is held by this owner now: false where it is closed, or another one has not let it go
    */
   open (channel: string, hold: Hold): Promise<boolean>

@@ -151,7 +151,7 @@ const CRIMES: [crime: string, law: string, breaking: (broker: Broker) => Partial
   ['forgets the will', 'where a lease has run out', (broker) => ({
     open: (channel, hold) => broker.open(channel, { ...hold, will: undefined })
   })],
-  ['lets anybody write', 'who gives himself out as the owner', (broker) => ({
+  ['lets anybody write', 'who claims to be the owner', (broker) => ({
     append: (channel, message, history) => broker.append(channel, message, history)
   })],
   ['forgets before it tells', 'however soon a channel is forgotten', (broker) => ({

@@ -1,6 +1,6 @@
 /**
  * A run: a source that outlives any connection, recorded as a channel. It goes on whether or not anybody reads, and
- * whoever reads gets it from its start, or from where he was.
+ * whoever reads gets it from its start, or from where it was.
  */
 import { setTimeout as wait } from 'node:timers/promises'
 import type { Hold } from '../broker.ts'

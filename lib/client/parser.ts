@@ -12,7 +12,7 @@ export interface Block {
 
 /**
  * Parses one stream. By the standard a stream begins without an ID, so that a first block without one would take the last
- * event ID of the connection before away. Chromium keeps it, and so does this: nobody wants to lose his place.
+ * event ID of the connection before away. Chromium keeps it, and so does this: no reader wants to lose its place.
  */
 export class Parser {
   // It leaves out one byte order mark at the start, and holds back a character whose bytes are not all there.

@@ -1,4 +1,4 @@
-/** Who holds a channel, and what becomes of it when he is gone. */
+/** Who holds a channel, and what becomes of it when the owner is gone. */
 import { deepStrictEqual, ok, rejects, strictEqual } from 'node:assert/strict'
 import { setTimeout } from 'node:timers/promises'
 import { append, eventually, HISTORY, hold, message, newName, Notes, readAll, textsOf, type BrokerLaw } from './law.ts'
@@ -36,7 +36,7 @@ export const holdingLaws: BrokerLaw[] = [
     }
   },
   {
-    name: 'who gives himself out as the owner of a channel, and is not, can neither append to it nor close it',
+    name: 'who claims to be the owner of a channel, and is not, can neither append to it nor close it',
     async check ({ one, other }) {
       const channel = newName()
       const closed = { code: 'FST_SSE_CHANNEL_CLOSED' }
@@ -52,7 +52,7 @@ export const holdingLaws: BrokerLaw[] = [
     }
   },
   {
-    name: 'an owner who renews in time holds the channel for as long as he does',
+    name: 'an owner who renews in time holds the channel for as long as that goes on',
     async check ({ one, other }) {
       const channel = newName()
       const notes = await Notes.take(other, channel)

@@ -37,7 +37,7 @@ export class Vigil {
     clearTimeout(this.#round)
   }
 
-  /** Of who holds the channel others learn by the clock that he is dead; not in the first lease after Redis was away. */
+  /** That the owner of the channel is dead others learn by the clock; not in the first lease after Redis was away. */
   expectEnd (channel: Watched, { left, lease }: Pick<Look, 'left' | 'lease'>): void {
     clearTimeout(channel.lease)
     if (left < 0 || channel.isIdle) return

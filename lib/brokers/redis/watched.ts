@@ -1,6 +1,6 @@
 /**
  * A channel that is read by this process: up to where, and who listens. For each listener a boundary is drawn; until that
- * is known, what comes is kept for him.
+ * is known, what comes is kept for it.
  */
 import type { Entry, Listener } from '../../broker.ts'
 import { BEGINNING, compareEntryIds } from '../../entry-id.ts'
