@@ -1,7 +1,6 @@
 /** Who gets a stream where there is no room for everybody, what the others are told, and that each place is given back. */
 import { EventSource } from 'eventsource'
 import fastify, { type FastifyInstance, type FastifyReply, type FastifyServerOptions } from 'fastify'
-import { execFileSync } from 'node:child_process'
 import diagnostics from 'node:diagnostics_channel'
 import { once } from 'node:events'
 import http2 from 'node:http2'
@@ -12,7 +11,7 @@ import type { RefusalReason, SseDiagnostics, SseOptions } from '../index.ts'
 import { Admission, type Place } from '../lib/admission.ts'
 import { BrokerUnavailable } from '../lib/errors.ts'
 import { createStats, type EndReason } from '../lib/stats.ts'
-import { connect, createApp, deferred, idleSource, listen, RawClient, turns, until } from './helpers.ts'
+import { connect, createApp, deferred, descriptors, idleSource, listen, RawClient, turns, until } from './helpers.ts'
 
 const SOFTLY = 'Accept: text/event-stream'
 
@@ -818,12 +817,6 @@ t.test('an EventSource that was refused comes back by itself, and gets its strea
   t.same({ open, opened }, { open: 1, opened: 2 })
   t.same(refused, { ...createStats().refused, 'max-connections': refused['max-connections'] })
 })
-
-/** File descriptors that this process may have. */
-function descriptors (): number {
-  const limit = execFileSync('/bin/sh', ['-c', 'ulimit -n'], { encoding: 'utf8' }).trim()
-  return limit === 'unlimited' ? Infinity : Number(limit)
-}
 
 const BATCH = 500
 const BATCHES = 20

@@ -3,7 +3,7 @@ import type { FastifyInstance, FastifyServerOptions } from 'fastify'
 import type { Test } from 'tap'
 import type { SseChannel, SseEvent, SseOptions } from '../index.ts'
 import { createStats, type EndReason } from '../lib/stats.ts'
-import { collect, connect, createApp, given, listen, turns, until, type RawClient } from './helpers.ts'
+import { collect, connect, createApp, given, listen, logInto, turns, until, type RawClient } from './helpers.ts'
 
 export interface Line {
   level: number
@@ -86,8 +86,7 @@ function sum (counts: Record<string, number>): number {
 
 export async function createBystanders (t: Test, options: SseOptions = {}, serverOptions: FastifyServerOptions = {}) {
   const lines: Line[] = []
-  const stream = { write: (line: string) => { lines.push(JSON.parse(line)) } }
-  return new Bystanders(await createApp(t, options, { logger: { level: 'debug', stream }, ...serverOptions }), lines)
+  return new Bystanders(await createApp(t, options, { ...logInto(lines), ...serverOptions }), lines)
 }
 
 /** What says nothing of itself: whoever looks at it gets an exception. */

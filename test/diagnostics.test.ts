@@ -8,7 +8,7 @@ import { memoryBroker, type SseDiagnostics, type SseOptions } from '../index.ts'
 import { tell } from '../lib/diagnostics.ts'
 import { BrokerUnavailable } from '../lib/errors.ts'
 import type { EndReason } from '../lib/stats.ts'
-import { connect, createApp, idleSource, listen, turns, until, type RawClient } from './helpers.ts'
+import { connect, createApp, idleSource, listen, logInto, turns, until, type RawClient } from './helpers.ts'
 
 type Name = keyof SseDiagnostics
 
@@ -39,8 +39,7 @@ const [DEBUG, INFO, WARN, ERROR] = [20, 30, 40, 50] as const
 /** An app of which all that is logged is written down. */
 async function observe (t: Test, options: SseOptions = {}, server: FastifyServerOptions = {}) {
   const lines: Line[] = []
-  const stream = { write (line: string) { lines.push(JSON.parse(line)) } }
-  const app = await createApp(t, options, { logger: { level: 'debug', stream }, ...server })
+  const app = await createApp(t, options, { ...logInto(lines), ...server })
   return { app, lines, told: watch(t, app), ends: () => lines.filter(({ sse }) => sse !== undefined) }
 }
 

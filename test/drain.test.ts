@@ -1,7 +1,7 @@
 /** A server with thousands of streams that closes, by the real clock; and one that is told to by a signal. */
 import { buildSync } from 'esbuild'
 import { EventSource } from 'eventsource'
-import { execFileSync, spawn } from 'node:child_process'
+import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { symlinkSync } from 'node:fs'
 import net, { type Socket } from 'node:net'
@@ -9,7 +9,7 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
 import { GRACE } from '../lib/shutdown.ts'
-import { connect, createApp, idleSource, listen, turns, until } from './helpers.ts'
+import { connect, createApp, descriptors, idleSource, listen, turns, until } from './helpers.ts'
 
 const STREAMS = 5_000
 const STALLED = 20
@@ -17,12 +17,7 @@ const STALLED = 20
 /** What the clock of a busy machine may be late by. */
 const LATE = 1_500
 
-/** File descriptors that this process may have: two for each stream, as its client is here too. */
-function descriptors (): number {
-  const limit = execFileSync('/bin/sh', ['-c', 'ulimit -n'], { encoding: 'utf8' }).trim()
-  return limit === 'unlimited' ? Infinity : Number(limit)
-}
-
+/** Two for each stream, as its client is here too. */
 const skip = descriptors() < 2 * (STREAMS + STALLED) + 500 && `it needs ${2 * (STREAMS + STALLED) + 500} file descriptors, and has ${descriptors()}`
 
 /** A client that keeps little, as there are thousands. */

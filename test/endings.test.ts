@@ -4,7 +4,7 @@ import { Readable } from 'node:stream'
 import t, { type Test } from 'tap'
 import type { SseOptions } from '../index.ts'
 import { createStats, type EndReason } from '../lib/stats.ts'
-import { connect, createApp, deferred, idleSource, listen, turns, until } from './helpers.ts'
+import { connect, createApp, deferred, idleSource, listen, logInto, turns, until } from './helpers.ts'
 
 interface Line { level: number, msg: string, sse?: { reason: string, events: number, bytes: number }, err?: { message: string } }
 
@@ -15,8 +15,7 @@ const ERROR = 50
 /** An app of which everything is written down; `ended` checks all that an ending must leave behind. */
 async function observe (t: Test, options: SseOptions = {}) {
   const lines: Line[] = []
-  const stream = { write (line: string) { lines.push(JSON.parse(line)) } }
-  const app = await createApp(t, options, { logger: { level: 'debug', stream } })
+  const app = await createApp(t, options, logInto(lines))
   let responses = 0
   app.addHook('onResponse', async () => { responses++ })
 

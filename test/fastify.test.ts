@@ -6,7 +6,7 @@ import type { FastifyInstance, FastifyServerOptions } from 'fastify'
 import http2 from 'node:http2'
 import { PassThrough, Transform, type Readable } from 'node:stream'
 import t from 'tap'
-import { connect, createApp, deferred, fetchBody, idleSource, listen, ownClock, turns, until } from './helpers.ts'
+import { connect, createApp, deferred, fetchBody, idleSource, listen, logInto, ownClock, turns, until } from './helpers.ts'
 
 /** Notes the hooks in the order in which they run. */
 function noteHooks (app: FastifyInstance): string[] {
@@ -365,8 +365,7 @@ t.test('an onSend hook that pipes the payload on: back-pressure and an abort rea
 
 t.test('the log has one line when a request came, one when it is completed, whoever has ended it', async (t) => {
   const lines: { msg: string, level: number, res?: { statusCode: number } }[] = []
-  const stream = { write (line: string) { lines.push(JSON.parse(line)) } }
-  const app = await createApp(t, {}, { logger: { level: 'info', stream } })
+  const app = await createApp(t, {}, logInto(lines, 'info'))
   app.get('/idle', (_, reply) => reply.sse(idleSource({ data: 1 }).source))
   app.get('/finite', (_, reply) => reply.sse([{ data: 1 }]))
   const port = await listen(app)

@@ -1,6 +1,7 @@
 /** What the tests share: a server, clients over raw sockets, and a clock that a test owns. */
 import FakeTimers, { type Clock } from '@sinonjs/fake-timers'
 import fastify, { type FastifyInstance, type FastifyServerOptions } from 'fastify'
+import { execFileSync } from 'node:child_process'
 import { once } from 'node:events'
 import net, { type AddressInfo, type Socket } from 'node:net'
 import { setFlagsFromString } from 'node:v8'
@@ -16,6 +17,11 @@ export async function createApp (
   t.after(() => app.close())
   await app.register(sse, options)
   return app
+}
+
+/** Options of an app that writes the lines of its log down, from a level on. */
+export function logInto (lines: object[], level = 'debug'): FastifyServerOptions {
+  return { logger: { level, stream: { write: (line: string) => { lines.push(JSON.parse(line)) } } } }
 }
 
 /** Makes the app listen on a free port of 127.0.0.1. */
@@ -123,6 +129,12 @@ export function ownClock (t: Test): Clock {
   const clock = FakeTimers.install({ toFake: ['setTimeout', 'clearTimeout', 'performance', 'Date'] })
   t.after(() => clock.uninstall())
   return clock
+}
+
+/** How many file descriptors this process may have. */
+export function descriptors (): number {
+  const limit = execFileSync('/bin/sh', ['-c', 'ulimit -n'], { encoding: 'utf8' }).trim()
+  return limit === 'unlimited' ? Infinity : Number(limit)
 }
 
 /** A promise and what settles it. */

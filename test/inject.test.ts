@@ -3,7 +3,7 @@ import { Type } from '@sinclair/typebox'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import t, { type Test } from 'tap'
 import { injectSse } from '../lib/testing/index.ts'
-import { createApp, dataOf, idleSource, ownClock, readAll, readOn, turns, until } from './helpers.ts'
+import { createApp, dataOf, idleSource, logInto, ownClock, readAll, readOn, turns, until } from './helpers.ts'
 
 /** An app whose `/` answers like this. */
 async function start (t: Test, handler: (request: FastifyRequest, reply: FastifyReply) => unknown, options = {}) {
@@ -257,7 +257,7 @@ t.test('the schemas of a route give the types', async (t) => {
 
 t.test('to break off is nothing that the log has for an error', async (t) => {
   const lines: { level: number, msg: string }[] = []
-  const app = await createApp(t, {}, { logger: { level: 'info', stream: { write: (line: string) => { lines.push(JSON.parse(line)) } } } })
+  const app = await createApp(t, {}, logInto(lines, 'info'))
   const { source } = idleSource({ data: 1 })
   app.get('/', async (request, reply) => reply.sse(source))
   for await (const { data } of injectSse(app, '/')) if (data === 1) break

@@ -4,16 +4,9 @@ import type { EventEmitter } from 'node:events'
 import http2 from 'node:http2'
 import t, { type Test } from 'tap'
 import { connect, createApp, gc, listen, ownClock, turns, until } from './helpers.ts'
+import { createRandom } from './processes/random.ts'
 
 const ROUNDS = 300
-
-/** Numbers that look random and are the same in every run. */
-function createRandom (seed: number): () => number {
-  return () => {
-    seed = (seed * 1_664_525 + 1_013_904_223) % 4_294_967_296
-    return seed / 4_294_967_296
-  }
-}
 
 function listeners (emitter: EventEmitter): Record<string, number> {
   return Object.fromEntries(emitter.eventNames().map((name) => [String(name), emitter.listenerCount(name)]))

@@ -28,6 +28,9 @@ const HISTORY = { events: 1_000_000, bytes: 1_000_000_000, age: false } as const
 t.jobs = 4
 t.setTimeout(120_000)
 
+/** What a busy machine may be late by, in ms: less than a lease of any run here. */
+const LATE = 500
+
 function test (name: string, check: (t: Test) => Promise<void>): void {
   t.test(name, { skip: noRedis, buffered: true, timeout: 60_000 }, check)
 }
@@ -689,7 +692,7 @@ for (const will of [WILL, undefined]) {
     const started = performance.now()
     await until(() => readers.every(({ result }) => result.done))
     const took = performance.now() - started
-    t.ok(took <= 2 * lease + 50, `after ${took} ms`)
+    t.ok(took <= 2 * lease + LATE, `after ${took} ms`)
     t.ok(took >= lease * 0.6, `not before: after ${took} ms`)
     for (const { seen, result } of readers) {
       t.equal(result.error, undefined)
@@ -743,7 +746,7 @@ test('a run whose process is killed is ended for its readers, with its will', as
   const started = performance.now()
   await reader.ended
   const took = performance.now() - started
-  t.ok(took <= 2 * lease + 50, `after ${took} ms`)
+  t.ok(took <= 2 * lease + LATE, `after ${took} ms`)
   t.match(reader.seen, [{ data: { n: 0 } }, WILL])
   t.equal(reader.seen.length, 2)
 })
@@ -782,7 +785,7 @@ test('who has listened before anybody held the channel is told of the end, too',
   const started = performance.now()
   await until(() => told.includes('closed'), () => `will and end; told ${told}`)
   t.same(told, ['will', 'closed'])
-  t.ok(performance.now() - started <= 2 * lease + 50)
+  t.ok(performance.now() - started <= 2 * lease + LATE)
 })
 
 test('a broker that is ended rejects what was asked for, tells its readers, and does nothing more', async (t) => {

@@ -5,7 +5,7 @@ import type { ChannelOptions, SseChannel, SseOptions, SubscribeOptions } from '.
 import { memoryBroker } from '../lib/brokers/memory.ts'
 import type { Broker } from '../lib/broker.ts'
 import { compareEntryIds } from '../lib/entry-id.ts'
-import { type RawClient, connect, createApp, deferred, given, listen, ownClock, turns, until } from './helpers.ts'
+import { type RawClient, connect, createApp, deferred, given, listen, logInto, ownClock, turns, until } from './helpers.ts'
 
 interface Line { level: number, msg: string, sse?: { reason: string }, err?: { message: string } }
 
@@ -14,8 +14,7 @@ const ERROR = 50
 /** An app with a channel, and what was logged. */
 async function start (t: Test, channelOptions?: ChannelOptions, options: SseOptions = {}) {
   const lines: Line[] = []
-  const stream = { write (line: string) { lines.push(JSON.parse(line)) } }
-  const app = await createApp(t, options, { logger: { level: 'debug', stream } })
+  const app = await createApp(t, options, logInto(lines))
   const channel: SseChannel<any> = app.sse.channel('news', channelOptions as object)
   app.get('/', (_, reply) => reply.sse(channel))
   app.get<{ Querystring: SubscribeOptions }>('/from', (request, reply) => {

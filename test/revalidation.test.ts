@@ -6,7 +6,7 @@ import { AsyncLocalStorage } from 'node:async_hooks'
 import t, { type Test } from 'tap'
 import sse, { type SseOptions } from '../index.ts'
 import { createStats } from '../lib/stats.ts'
-import { connect, createApp, deferred, idleSource, listen, ownClock, turns, until } from './helpers.ts'
+import { connect, createApp, deferred, idleSource, listen, logInto, ownClock, turns, until } from './helpers.ts'
 
 interface Line { level: number, msg: string, sse?: { reason: string, events: number }, err?: { message: string } }
 
@@ -15,8 +15,7 @@ const INFO = 30
 /** An app of which the log is written down. */
 async function observe (t: Test, options: SseOptions = {}, server: FastifyServerOptions = {}) {
   const lines: Line[] = []
-  const stream = { write (line: string) { lines.push(JSON.parse(line)) } }
-  const app = await createApp(t, options, { logger: { level: 'debug', stream }, ...server })
+  const app = await createApp(t, options, { ...logInto(lines), ...server })
   return { app, lines, ends: () => lines.filter((line) => line.sse !== undefined) }
 }
 

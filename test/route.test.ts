@@ -3,7 +3,7 @@ import { Type } from '@sinclair/typebox'
 import fastify, { type FastifyInstance, type FastifyReply } from 'fastify'
 import t, { type Test } from 'tap'
 import sse, { type SseOptions } from '../index.ts'
-import { connect, createApp, fetchBody, idleSource, listen, until } from './helpers.ts'
+import { connect, createApp, fetchBody, idleSource, listen, logInto, until } from './helpers.ts'
 
 interface Line { level: number, msg: string, err?: { code?: string, message?: string }, sse?: Record<string, unknown> }
 
@@ -13,9 +13,7 @@ const ERROR = 50
 /** An app whose log a test can read. */
 async function logged (t: Test, options?: SseOptions): Promise<{ app: FastifyInstance, lines: (level: number) => Line[] }> {
   const log: Line[] = []
-  const stream = { write (line: string) { log.push(JSON.parse(line)) } }
-  const logger = { level: 'debug', stream }
-  const app = fastify({ logger }) as unknown as FastifyInstance
+  const app = fastify(logInto(log)) as unknown as FastifyInstance
   t.after(() => app.close())
   if (options !== undefined) await app.register(sse, options)
   return { app, lines: (level) => log.filter((line) => line.level === level) }

@@ -5,7 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import t, { type Test } from 'tap'
 import { createHub, memoryBroker, type RunEnd } from '../index.ts'
 import {
-  collect, connect, createApp, dataOf, deferred, fetchBody, idleSource, listen, ownClock, readAll, readOn, turns, until
+  collect, connect, createApp, dataOf, deferred, fetchBody, idleSource, listen, logInto, ownClock, readAll, readOn, turns, until
 } from './helpers.ts'
 
 const FINISHED = 'fastify-typed-sse:finished'
@@ -40,8 +40,7 @@ function pushSource () {
 /** An app whose errors are kept instead of written. */
 async function createLoggingApp (t: Test): Promise<{ app: FastifyInstance, errors: Record<string, any>[] }> {
   const errors: Record<string, any>[] = []
-  const stream = { write: (line: string) => { errors.push(JSON.parse(line)) } }
-  return { app: await createApp(t, {}, { logger: { level: 'error', stream } }), errors }
+  return { app: await createApp(t, {}, logInto(errors, 'error')), errors }
 }
 
 t.test('a run goes on when everybody who has read it is gone, and without anybody at all', async (t) => {

@@ -3,7 +3,7 @@ import { AsyncLocalStorage } from 'node:async_hooks'
 import { Readable } from 'node:stream'
 import t, { type Test } from 'tap'
 import type { FastifyServerOptions } from 'fastify'
-import { connect, createApp, deferred, idleSource, listen, turns, until } from './helpers.ts'
+import { connect, createApp, deferred, idleSource, listen, logInto, turns, until } from './helpers.ts'
 
 /** An app whose onSend hook waits until it is let go on; `reached` counts how often it was reached. */
 async function createSlowApp (t: Test, serverOptions: FastifyServerOptions = {}) {
@@ -14,11 +14,6 @@ async function createSlowApp (t: Test, serverOptions: FastifyServerOptions = {})
     await hook.gate.promise
   })
   return { app, hook }
-}
-
-/** Log lines at a level and above it. */
-function logInto (lines: { level: number, msg: string }[], level = 'warn'): FastifyServerOptions {
-  return { logger: { level, stream: { write: (line: string) => { lines.push(JSON.parse(line)) } } } }
 }
 
 t.test('a source that fails while onSend hooks run is still answered as an error', async (t) => {
@@ -76,7 +71,7 @@ t.test('a client that leaves while onSend hooks run leaves nothing waiting behin
 
 t.test('a handler that returns something else is told so, and answers with that', async (t) => {
   const lines: { level: number, msg: string }[] = []
-  const app = await createApp(t, {}, logInto(lines))
+  const app = await createApp(t, {}, logInto(lines, 'warn'))
   const { state, source } = idleSource()
   app.get('/', async (request, reply) => {
     reply.sse(source)
@@ -90,7 +85,7 @@ t.test('a handler that returns something else is told so, and answers with that'
 
 t.test('a handler that does not return the reply is let pass, however slow the onSend hooks are', async (t) => {
   const lines: { level: number, msg: string }[] = []
-  const { app, hook } = await createSlowApp(t, logInto(lines))
+  const { app, hook } = await createSlowApp(t, logInto(lines, 'warn'))
   const later = deferred()
   app.get('/', async (request, reply) => {
     reply.sse([{ data: 1 }])

@@ -4,7 +4,7 @@ import t, { type Test } from 'tap'
 import { createHub, memoryBroker } from '../index.ts'
 import type { Broker, ChannelOptions, ReceivedEvent, SseChannel, SseOptions, SubscribeOptions } from '../index.ts'
 import { compareEntryIds } from '../lib/entry-id.ts'
-import { type RawClient, connect, createApp, gc, given, listen, ownClock, turns, until } from './helpers.ts'
+import { type RawClient, connect, createApp, gc, given, listen, logInto, ownClock, turns, until } from './helpers.ts'
 
 interface Line { level: number, sse?: object, err?: { message: string } }
 
@@ -15,8 +15,7 @@ type Any = SseChannel<any>
 /** An app with a route for any lists of its channels: `/a,b`. */
 async function start (t: Test, channelOptions: Record<string, ChannelOptions> = {}, options: SseOptions = {}) {
   const lines: Line[] = []
-  const stream = { write (line: string) { lines.push(JSON.parse(line)) } }
-  const app = await createApp(t, options, { logger: { level: 'debug', stream } })
+  const app = await createApp(t, options, logInto(lines))
   const channel = (name: string): Any => app.sse.channel(name, channelOptions[name] as object)
   /** Kept, as the app would. */
   const channels = Object.fromEntries([...'abcdef'].map((name) => [name, channel(name)])) as Record<string, Any>
