@@ -128,6 +128,11 @@ export class Truth {
   /** Whether Redis, having lost what is between, does not know that there was anything: to who has had none of it. */
   isForgotten (from: number, to: number): boolean {
     if (from >= to || from === 0 || this.facts[from - 1]!.lost) return false
+    return this.areLost(from, to)
+  }
+
+  /** Whether Redis has lost all that is between. */
+  areLost (from: number, to: number): boolean {
     return this.facts.slice(from, to).every(({ lost }) => lost)
   }
 }
@@ -212,8 +217,8 @@ export function judge (visits: readonly Visit[], truths: readonly Truth[], next:
       else skipped.set(channel, -1)
     }
 
-    /** What comes next of a channel is at an index: is that right? */
-    function comesTo (channel: string, index: number, what: string): void {
+    /** What comes next of a channel is at an index: is that right? Who has had no ID yet can be told of no gap. */
+    function comesTo (channel: string, index: number, what: string, hadId: boolean): void {
       const truth = truthOf.get(channel)!
       const skip = skipped.get(channel)
       if (skip === index || (skip === -1 && index >= next[channel]!)) {
@@ -222,20 +227,22 @@ export function judge (visits: readonly Visit[], truths: readonly Truth[], next:
       }
       next[channel] ??= index
       if (index === next[channel]) return
-      if (truth.isForgotten(next[channel], index)) next[channel] = index
+      const isUnknown = !hadId && index > next[channel] && truth.areLost(next[channel], index)
+      if (isUnknown || truth.isForgotten(next[channel], index)) next[channel] = index
       else fault(`${what} of ${channel}, where ${next[channel]} should be next`)
     }
 
     function takeItem ({ id, event, at }: Item): void {
       if (event?.type === 'gap') return takeGap(event.data, at)
       const positions = positionsOf(id)
+      const hadId = lastEventId !== ''
       if (event !== undefined) {
         verdict.events++
         const name = JSON.parse(event.data).name as string
         const truth = truthOf.get(name)!
         const index = truth.indexOf(event.data)
         if (index === undefined) return fault(`${event.data}, which was never stored`)
-        comesTo(name, index, `event ${index}`)
+        comesTo(name, index, `event ${index}`, hadId)
         next[name] = index + 1
         const fact = truth.facts[index]!
         if (fact.data !== event.data) fault(`event ${index} of ${name} is spoiled`)
@@ -245,7 +252,7 @@ export function judge (visits: readonly Visit[], truths: readonly Truth[], next:
       lastEventId = id
       for (const [name, position] of Object.entries(positions)) {
         if (position === undefined) fault(`ID ${id} has no position in ${name}`)
-        else comesTo(name, truthOf.get(name)!.indexAfter(position), `position ${id}`)
+        else comesTo(name, truthOf.get(name)!.indexAfter(position), `position ${id}`, hadId)
       }
     }
 
