@@ -37,9 +37,9 @@ process.exitCode = failed === 0 ? 0 : 1
 
 /** Those of what Node does, or how long it keeps what: HTTP, streams, codings, garbage. All else is the same on each Node. */
 function ofNode () {
-  return ['back-pressure', 'chunk', 'client', 'compression', 'endings', 'fastify', 'faults', 'faults-hooks', 'faults-machine', 'hand-over', 'hostile', 'http', 'inject',
-    'leaks', 'round-trip', 'shutdown', 'source', 'start', 'timeouts']
-    .map((name) => `test/${name}.test.ts`).filter((path) => existsSync(path))
+  return ['back-pressure', 'chunk', 'client', 'compression', 'endings', 'fastify', 'faults', 'faults-hooks', 'faults-machine',
+    'hand-over', 'hostile', 'http', 'inject', 'leaks', 'round-trip', 'shutdown', 'source', 'start', 'timeouts']
+    .map((name) => `test/${name}.test.ts`)
 }
 
 function step (name, ...command) {
