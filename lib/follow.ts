@@ -13,11 +13,17 @@ import { frame } from './frame.ts'
 import { idAlone } from './id-alone.ts'
 import { codeOf } from './log.ts'
 import { onAbort } from './on-abort.ts'
+import type { EndReason } from './stats.ts'
 import { nextTurn, PARTS_PER_TURN } from './turns.ts'
 
 /** Asked for by their codes, as a filter or a snapshot can throw anything. */
 const LAGGED: SseErrorCode = 'FST_SSE_LAGGED'
-const INVALID_EVENT: SseErrorCode = 'FST_SSE_INVALID_EVENT'
+
+/** Of what a reading has thrown. Who asks for a run that is not there is answered by an error, and nothing has failed. */
+const REASONS: ReadonlyMap<unknown, EndReason> = new Map<SseErrorCode, EndReason>([
+  ['FST_SSE_INVALID_EVENT', 'invalid-event'],
+  ['FST_SSE_UNKNOWN_RUN', 'superseded']
+])
 
 export class Follower implements Producer, Taker {
   readonly #subscription: Subscription
@@ -73,8 +79,9 @@ export class Follower implements Producer, Taker {
     try {
       this.#takeAll(urgent)
     } catch (error) {
-      if (codeOf(error) === LAGGED) this.#connection.finish('lagged')
-      else this.#feed.fail(codeOf(error) === INVALID_EVENT ? 'invalid-event' : 'source-threw', error)
+      const code = codeOf(error)
+      if (code === LAGGED) this.#connection.finish('lagged')
+      else this.#feed.fail(REASONS.get(code) ?? 'source-threw', error)
     } finally {
       this.#running = false
     }

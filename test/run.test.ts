@@ -407,6 +407,7 @@ t.test('who attaches to an unknown key is answered with 404 by the error handler
   const response = await app.inject('/')
   t.equal(response.statusCode, 404)
   t.same(response.json(), { handled: 'FST_SSE_UNKNOWN_RUN' })
+  t.match(app.sse.stats(), { closed: { superseded: 1, 'source-threw': 0 } }, 'nothing has failed')
   const resumed = await app.inject({ url: '/', headers: { 'last-event-id': '5-5' } })
   t.equal(resumed.statusCode, 404, 'also who comes back with an ID')
   const iterator = app.sse.run.attach('nothing').subscribe()[Symbol.asyncIterator]()
