@@ -11,10 +11,10 @@ const nodes = process.argv.slice(2)
 let passed = 0
 let failed = 0
 
-/** The servers that tests run, by the names of Debian's packages. */
 const isMissing = (server) => spawnSync(server, ['-v']).status !== 0
 
 if (chromiumPath() === undefined) install('chromium')
+// Debian's packages have the names of what they bring.
 for (const server of ['redis-server', 'nginx', 'haproxy']) {
   if (isMissing(server)) install(server)
   if (!isMissing(server)) continue
