@@ -132,7 +132,7 @@ function isWebStream (source: unknown): source is ReadableStream {
 
 function hint (source: unknown): string {
   if (isThenable(source)) return 'got a promise; await it first, or '
-  if (typeof source === 'string') return 'got a string; to send one event, put it into an array, or '
+  if (typeof source === 'string') return 'got a string; for a channel give app.sse.channel(name), for one event put it into an array, or '
   if (source instanceof EventEmitter) return 'got an EventEmitter; iterate over on(emitter, name, { signal }) of node:events, or '
   return `got ${describeData(source)}; `
 }

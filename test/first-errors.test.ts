@@ -102,7 +102,7 @@ const typed = (value: unknown) => ({ schema: { events }, handler: yields(value) 
 
 const BY_THE_FIRST_REQUEST: [written: string, route: Handler | { handler: Handler, schema: object }, seen: string][] = [
   ['reply.sse()', source(undefined), `Invalid source of events: got undefined; ${HOW}`],
-  ["reply.sse('text')", source('text'), `Invalid source of events: got a string; to send one event, put it into an array, or ${HOW}`],
+  ["reply.sse('text')", source('text'), `Invalid source of events: got a string; for a channel give app.sse.channel(name), for one event put it into an array, or ${HOW}`],
   ['reply.sse({ data: 1 })', source({ data: 1 }), `Invalid source of events: got an object (Object); ${HOW}`],
   ['reply.sse(promise)', source(Promise.resolve([])), `Invalid source of events: got a promise; await it first, or ${HOW}`],
   ['reply.sse(emitter)', source(emitter),
