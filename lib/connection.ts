@@ -17,7 +17,7 @@ import type { Failure } from './log.ts'
 import type { ResolvedOptions } from './options.ts'
 import { Pieces, type Shareable } from './pieces.ts'
 import type { Happening, Reporter } from './reporter.ts'
-import { closeAfter, destroyConnection, emitFinish, isGone, onceGone, type RawResponse } from './response.ts'
+import { closeAfter, destroyConnection, dropBody, emitFinish, isGone, onceGone, type RawResponse } from './response.ts'
 import type { EndReason } from './stats.ts'
 import type { Lines } from './timeouts.ts'
 import { Writer, type Destination, type Owner } from './writer.ts'
@@ -132,6 +132,7 @@ export class Connection extends AsyncResource implements SseConnection, Owner {
     this.handedOver = true
     this.headers = NONE
     this.#endResponse = endResponse
+    dropBody(this.#response)
     const head = destination === this.#response
     try {
       if (this.coding !== undefined && !this.#hasPieces) this.#compress(this.coding, destination, head)

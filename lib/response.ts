@@ -90,6 +90,19 @@ function forget (socket: Socket, callback: () => void): void {
 }
 
 /**
+ * Of the body of a GET request, which "has no generally defined semantics" (RFC 9110, section 9.3.1), Fastify reads nothing.
+ * Node would stop reading the socket when some of it waits, and a client that goes away is seen by reading. A request
+ * without one is left alone, as it is 'closed' once it was read. Over HTTP/2 each stream has a window of its own.
+ */
+export function dropBody (response: RawResponse): void {
+  if (isHttp2(response)) return
+  const { req: request } = response
+  // Null: nobody has begun to read it. An injected request is never incomplete.
+  const isUnread = request.complete === false && request.readableFlowing === null
+  if (isUnread && request.method === 'GET') request.resume()
+}
+
+/**
  * Fastify runs onResponse hooks at 'finish', which an HTTP/1 response does not emit when its client went away first.
  * HTTP/2 responses emit it in either case, and so does this: whoever counts or logs responses sees each of them end.
  * All listeners are told but Node's own, which would pass the dead socket on to the next response.

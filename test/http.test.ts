@@ -232,6 +232,49 @@ t.test('POST: the body is read, and a client that goes away after it is noticed'
   t.match(app.sse.stats(), { open: 0, closed: { 'client-gone': 1 } })
 })
 
+t.test('GET with a body that nobody reads: a client that goes away is noticed, and the connection stays in order', async (t) => {
+  const app = await createApp(t, { keepAlive: false })
+  const { state, source } = idleSource({ data: 1 })
+  app.get('/', (_, reply) => reply.sse(source))
+  app.get('/finite', (_, reply) => reply.sse([{ data: 2 }]))
+  app.get('/reads', (request, reply) => reply.sse(async function * () {
+    let length = 0
+    for await (const bytes of request.raw) length += bytes.length
+    yield { data: length }
+  }))
+  const port = await listen(app)
+  // More than Node reads ahead.
+  const body = 'GET /other HTTP/1.1\r\n\r\n'.padEnd(300_000, 'x')
+  const withBody = (path: string) => `GET ${path} HTTP/1.1\r\nHost: test\r\nContent-Length: ${body.length}\r\n\r\n${body}`
+  const inOrder = connect(t, port).send(withBody('/finite') + withBody('/reads') + withBody('/finite'))
+  await inOrder.until(/data: 2\n\n[^]*HTTP\/1.1 200[^]*data: 300000\n\n[^]*HTTP\/1.1 200[^]*data: 2\n\n/)
+  const client = connect(t, port).send(withBody('/'))
+  await client.until('data: 1\n\n')
+  await turns()
+  t.equal(state.finished, false, 'that the body is read to its end is not the end')
+  client.destroy()
+  await until(() => state.finished)
+  t.match(app.sse.stats(), { open: 0, closed: { 'client-gone': 1 } })
+})
+
+t.test('GET without a body: the request is closed, and aborted, when its client goes away, and not before', async (t) => {
+  const app = await createApp(t)
+  const { state, source } = idleSource({ data: 1 })
+  const told: string[] = []
+  app.addHook('onRequestAbort', async (_request) => { told.push('onRequestAbort') })
+  app.get('/', (request, reply) => {
+    request.raw.on('close', () => told.push('close'))
+    return reply.sse(source)
+  })
+  const client = connect(t, await listen(app)).get('/')
+  await client.until('data: 1\n\n')
+  await turns()
+  t.same(told, [])
+  client.destroy()
+  await until(() => state.finished && told.length === 2)
+  t.same(told.sort(), ['close', 'onRequestAbort'])
+})
+
 t.test('headers: the defaults, and nothing that belongs to the connection', async (t) => {
   const app = await createApp(t)
   const seen: unknown[] = []
