@@ -30,11 +30,13 @@ export function serializeEvent (value: unknown, payloads: Payloads | undefined):
   const fields = checkEvent(event, payloads)
   // Its clients would be turned away for good when they come back.
   if (fields.id === FINISHED_ID) throw new InvalidEvent(`'id' is '${FINISHED_ID}', by which a finite stream ends: choose another`)
-  const raw = event.raw !== undefined
+  // Read once: a getter may give something else each time, and how the text is framed depends on which of them it is.
+  const { event: type, data, raw } = event
+  const isRaw = raw !== undefined
   // Without type and data it is no event, only an ID, a reconnection time or a comment.
-  if (event.event === undefined && event.data === undefined && !raw) return { fields, text: undefined, raw }
+  if (type === undefined && data === undefined && !isRaw) return { fields, text: undefined, raw: isRaw }
   const payload = payloads === undefined ? undefined : declared(payloads, fields.event)
-  return { fields, text: textOf(event, payload), raw }
+  return { fields, text: isRaw ? rawText(raw, payload) : jsonOf(data, payload), raw: isRaw }
 }
 
 /**
@@ -71,14 +73,15 @@ function declared (payloads: Payloads, type: string): Payload {
   return payload
 }
 
-function textOf (event: SseEvent, payload: Payload | undefined): string | undefined {
-  if (event.raw !== undefined) {
-    const raw = checkRaw(event.raw)
-    payload?.checkRaw(raw)
-    return raw
-  }
-  if (payload !== undefined) return payload.serialize(event.data)
-  return event.data === undefined ? undefined : stringify(event.data)
+function rawText (value: unknown, payload: Payload | undefined): string {
+  const raw = checkRaw(value)
+  payload?.checkRaw(raw)
+  return raw
+}
+
+function jsonOf (data: unknown, payload: Payload | undefined): string | undefined {
+  if (payload !== undefined) return payload.serialize(data)
+  return data === undefined ? undefined : stringify(data)
 }
 
 function stringify (data: unknown): string {

@@ -80,6 +80,26 @@ t.test('text that others have chosen stays in its field, or its event is not sen
   t.ok(app.sse.stats().dropped > 10, 'those that no field can carry')
 })
 
+t.test('an event whose getters change their minds adds no lines to a stream', async (t) => {
+  const evil = 'a\n\nevent: evil\nid: 666\ndata: evil'
+  const app = await createApp(t, { onInvalidEvent: 'drop' })
+  const channel = app.sse.channel('getters', { history: { events: 100 } })
+  function changing (from: number) {
+    let reads = 0
+    return { data: 1, get raw () { return ++reads >= from ? evil : undefined } } as unknown as { data: unknown }
+  }
+  app.get('/', (_, reply) => reply.sse([1, 2, 3, 4, 5, 6].map(changing)))
+  app.get('/channel', (_, reply) => reply.sse(channel.subscribe({ after: 'earliest' })))
+  const port = await listen(app)
+  for (const from of [1, 2, 3, 4, 5, 6]) await channel.publish(changing(from)).catch(() => {})
+  await channel.close()
+  for (const path of ['/', '/channel']) {
+    const { events } = parse(await fetchBody(t, port, path))
+    t.ok(events.some(({ data }) => data === '1'), path)
+    t.same(events.filter(({ event, id, data }) => event === 'evil' || id === '666' || data === 'evil'), [], path)
+  }
+})
+
 t.test('a reconnection time is digits, and nothing that can be written as something else', async (t) => {
   const app = await createApp(t, { onInvalidEvent: 'drop' })
   const wrong = ['5', '1\ndata: evil', 1e21, -1, 1.5, NaN, Infinity, { toString: () => '1\ndata: evil' }, [1], 5n, true]
