@@ -72,6 +72,9 @@ function sendStream (
     fail(feed.early.error)
     return
   }
+  // Of another answer, say, whose headers were copied: it would end this one early, and its rest be taken for the next
+  // answer on the connection; or late, and the next be taken for its rest.
+  if (reply.hasHeader('content-length')) reply.removeHeader('content-length')
   const headers = setDefaultHeaders(reply)
   if (connection.coding !== undefined) {
     headers.push('content-encoding')

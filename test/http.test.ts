@@ -286,6 +286,24 @@ t.test('headers: the defaults, and nothing that belongs to the connection', asyn
   t.same(seen, [DEFAULT_HEADERS], 'neither connection nor content-length')
 })
 
+t.test('headers: the length of another answer does not end the stream, nor reach into the next one', async (t) => {
+  const app = await createApp(t)
+  const headers: Record<string, string>[] = [{ 'content-length': '5' }, { 'Content-Length': '5000' }]
+  app.get('/:n', (request, reply) => {
+    reply.headers(headers[Number((request.params as { n: string }).n)]!)
+    return reply.sse([{ data: 1 }, { data: 2 }])
+  })
+  app.get('/json', async () => ({ json: true }))
+  const port = await listen(app)
+  for (const n of headers.keys()) {
+    const client = connect(t, port).get(`/${n}`).get('/json')
+    await client.until('{"json":true}')
+    t.same(headersOf(client.head), DEFAULT_HEADERS)
+    t.equal(client.body, 'data: 1\n\ndata: 2\n\n')
+    t.match(client.received, /\n\r\n0\r\n\r\nHTTP\/1.1 200 OK\r\n[^]*\r\n\r\n\{"json":true\}$/)
+  }
+})
+
 t.test('headers: each default gives way to what the handler has set', async (t) => {
   for (const [name, value] of Object.entries({
     'content-type': 'text/event-stream; charset=utf-8',
