@@ -20,7 +20,8 @@ export interface StreamOptions {
    * Milliseconds without a write after which a comment is sent at the latest (HTML spec, section 9.2.7), so that proxies do
    * not take the connection for dead (many cut after 30 or 60 s). Where other connections are due, up to 1/64 of that earlier,
    * together with theirs.
-   * Default 15_000; at least 1. `false`: none is sent, and a client that vanishes from a stream without events may stay unnoticed.
+   * Default 15_000; at least 1. `false`: none is sent, and a client that vanishes from a stream without events may stay
+   * unnoticed.
    */
   keepAlive?: number | false | undefined
   /**
