@@ -86,7 +86,7 @@ eachFeed('HTTP/1.0 has no chunks', async (t, makeFeed) => {
 })
 
 for (const [name, prepare] of Object.entries({
-  'a content-length': (reply: FastifyReply) => { reply.header('content-length', '100000') },
+  'a content-length': (reply: FastifyReply) => { reply.raw.setHeader('content-length', '100000') },
   'the end of the connection as its end': (reply: FastifyReply) => { reply.raw.removeHeader('transfer-encoding') }
 })) {
   eachFeed(`a response with ${name} has no chunks`, async (t, makeFeed) => {
