@@ -86,12 +86,13 @@ eachFeed('HTTP/1.0 has no chunks', async (t, makeFeed) => {
 })
 
 for (const [name, prepare] of Object.entries({
-  'a content-length': (reply: FastifyReply) => { reply.raw.setHeader('content-length', '100000') },
+  'a content-length': (reply: FastifyReply) => { reply.header('content-length', '100000') },
   'the end of the connection as its end': (reply: FastifyReply) => { reply.raw.removeHeader('transfer-encoding') }
 })) {
-  eachFeed(`a response with ${name} has no chunks`, async (t, makeFeed) => {
+  eachFeed(`a response that a hook gives ${name} has no chunks`, async (t, makeFeed) => {
     const { app, short } = await start(t)
-    const feed = await makeFeed(app, '/', { prepare })
+    app.addHook('onSend', async (request, reply) => prepare(reply))
+    const feed = await makeFeed(app, '/')
     const client = await opened(t, await listen(app), feed)
     await sendSome(feed)
     await given(t, client, feed.sent)
