@@ -18,9 +18,6 @@ const MOST = { entries: 256, bytes: PART }
 /** Batches that are kept for readers who are at the same place. */
 const BATCHES = 8
 
-/** Milliseconds for which what was read back is kept for others: after a restart all clients are back within some turns. */
-const REUNION = 50
-
 /** Readers that are told in one turn of the event loop (some 2 ms), so that a large audience does not hold up all else. */
 const READERS_PER_TURN = 128
 
@@ -63,7 +60,7 @@ export class Replica {
   #left = false
   /** Batches that readers have taken, by the index of their first event, until there is more to take. */
   readonly #batches = new Map<number, Batch>()
-  /** Replays that are on their way, or have just come, by the position that they follow. */
+  /** Replays that are on their way, by the position that they follow. */
   readonly #replays = new Map<string | undefined, Promise<Replay>>()
   #telling = false
   /** There is news since the telling began. */
@@ -115,18 +112,14 @@ export class Replica {
     return batch
   }
 
-  /**
-   * What the broker has after a position. Those who ask for the same at about the same time are given the same, until
-   * something is appended.
-   */
+  /** What the broker has after a position. Those who ask for the same at the same time are given the same. */
   readBack (after: string | undefined): Promise<Replay> {
     const known = this.#replays.get(after)
     if (known !== undefined) return known
-    if (this.#replays.size === BATCHES) this.#replays.clear()
     const replay = this.#broker.read(this.#name, after, MOST).then(replayOf)
     const forget = () => { if (this.#replays.get(after) === replay) this.#replays.delete(after) }
-    // A failure is only for who has asked already.
-    replay.then(() => { setTimeout(forget, REUNION).unref() }, forget)
+    // Those who were told of the same in this turn ask one after the other; but a failure is only for who has asked already.
+    replay.then(() => setImmediate(forget), forget)
     this.#replays.set(after, replay)
     return replay
   }
@@ -180,8 +173,6 @@ export class Replica {
     this.log.append(event, event.size, now)
     this.newest?.add(event, now)
     this.#batches.clear()
-    // What there is to be read back may be less now.
-    this.#replays.clear()
     this.trim()
     this.#tellLater()
   }

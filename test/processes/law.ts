@@ -208,7 +208,7 @@ export function judge (visits: readonly Visit[], truths: readonly Truth[], next:
       if (to < from && !(isLost && to === truth.earliest)) fault(`a gap back to event ${to} of ${channel} from ${from}`)
       // A Redis that comes back empty does not know that a channel was empty before, too.
       const wasEmpty = from === 0 && hasForgotten
-      if (to === from && !isLost && !wasEmpty) fault(`a gap of nothing, up to event ${to} of ${channel}`)
+      if (to === from && !isLost && !wasEmpty) fault(`a gap of nothing for ${requested}, up to event ${to} of ${channel}, which is ${truth.facts[to]?.id} after ${truth.facts[to - 1]?.id}`)
       for (let index = from; index < to; index++) {
         if (!truth.isGone(index, at)) fault(`a gap over event ${index} of ${channel}, which was there`)
       }
