@@ -141,6 +141,15 @@ export function closeAfter (response: RawResponse): void {
   response.once('finish', () => socket.destroySoon?.())
 }
 
+/**
+ * Breaks a response off. Over HTTP/2 in the next tick: whoever does so may have been told in the middle of Node's closing of all
+ * streams of a session, and Node before 24 would then pack what one of them has left for sending over and over, for ever.
+ */
+export function destroyResponse (response: RawResponse): void {
+  if (isHttp2(response)) process.nextTick(() => response.destroy())
+  else response.destroy()
+}
+
 /** Breaks off the client's connection, with all that is on it. */
 export function destroyConnection (response: RawResponse): void {
   if (isHttp2(response)) response.stream?.session?.destroy()

@@ -11,7 +11,7 @@ import { chunked, isFree, socketOf } from './chunk.ts'
 import { KEEP_ALIVE } from './frame.ts'
 import type { ResolvedOptions } from './options.ts'
 import type { Pieces, Shareable } from './pieces.ts'
-import { sendHead, type RawResponse } from './response.ts'
+import { destroyResponse, sendHead, type RawResponse } from './response.ts'
 import { Silence, type Patience, type Watched } from './silence.ts'
 import type { SseStats } from './stats.ts'
 import type { Lines } from './timeouts.ts'
@@ -165,8 +165,8 @@ export class Writer implements Watched {
   /** Breaks the connection off, whatever is still unsent. */
   destroy (): void {
     this.close()
-    this.#destination?.destroy()
-    this.#response.destroy()
+    if (this.#destination !== this.#response) this.#destination?.destroy()
+    destroyResponse(this.#response)
   }
 
   get isTaken (): boolean {

@@ -4,6 +4,7 @@ import net from 'node:net'
 import t from 'tap'
 import type { FastifyServerOptions } from 'fastify'
 import { connect, createApp, deferred, idleSource, listen, logInto, ownClock, turns, until } from './helpers.ts'
+import { start } from './program.ts'
 
 t.test('HTTP/2: a client that resets its stream without an error is gone', async (t) => {
   const app = await createApp(t, { writeTimeout: false }, { http2: true } as FastifyServerOptions)
@@ -26,6 +27,43 @@ t.test('HTTP/2: a client that resets its stream without an error is gone', async
   await until(() => app.sse.stats().closed['client-gone'] === app.sse.stats().opened && app.sse.stats().opened > 0)
   t.equal(app.sse.stats().open, 0)
   t.ok(finished <= app.sse.stats().opened)
+})
+
+t.test('HTTP/2: a connection that is reset while something is on its way to it does not hold up the process', async (t) => {
+  // In one process with its clients, as it takes a certain turn of the event loop, which each of these may be.
+  const { child, output } = start(t, `
+    import fastify from 'fastify'
+    import http2 from 'node:http2'
+    import net from 'node:net'
+    import sse from './index.js'
+    const turns = async (count) => { for (; count > 0; count--) await new Promise((resolve) => setImmediate(resolve)) }
+    const app = fastify({ http2: true })
+    await app.register(sse)
+    app.get('/', async (_, reply) => {
+      await turns(3)
+      return reply.sse(async function * ({ signal }) {
+        yield { data: 1 }
+        await new Promise((resolve) => signal.addEventListener('abort', resolve))
+      })
+    })
+    await app.listen({ port: 0, host: '127.0.0.1' })
+    async function reset (before, after) {
+      const socket = net.connect(app.server.address().port, '127.0.0.1').on('error', () => {})
+      const session = http2.connect('http://127.0.0.1', { createConnection: () => socket }).on('error', () => {})
+      const request = (path) => session.request({ ':path': path }).on('error', () => {}).resume()
+      request('/')
+      await turns(before)
+      request('/unknown')
+      await turns(after)
+      socket.resetAndDestroy()
+      await turns(5)
+    }
+    for (let before = 0; before < 8; before++) for (let after = 0; after < 6; after++) await reset(before, after)
+    await app.close()
+    console.log(JSON.stringify(app.sse.stats()))
+    process.exit()`, 'ulimit -t 20')
+  await until(() => child.exitCode !== null || child.signalCode !== null, () => `the end of the program: ${output()}`)
+  t.match(JSON.parse(output()), { open: 0 })
 })
 
 t.test('whatever a source throws after the head, it is logged or said to be beyond logging, and the server lives', async (t) => {
