@@ -1,15 +1,11 @@
 /** A server with thousands of streams that closes, by the real clock; and one that is told to by a signal. */
-import { buildSync } from 'esbuild'
 import { EventSource } from 'eventsource'
-import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { symlinkSync } from 'node:fs'
 import net, { type Socket } from 'node:net'
-import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
 import { GRACE } from '../lib/shutdown.ts'
 import { connect, createApp, descriptors, idleSource, listen, turns, until } from './helpers.ts'
+import { start as startProgram } from './program.ts'
 
 const STREAMS = 5_000
 const STALLED = 20
@@ -170,35 +166,24 @@ t.test('whoever is sent away comes back after the server is gone, though a clien
 })
 
 t.test('SIGTERM: process.once(\'SIGTERM\', () => app.close()) ends the process well', async (t) => {
-  // Compiled, as a loader in the process would take its time.
-  const folder = t.testdir({
-    'package.json': '{ "type": "module" }',
-    'server.js': `
-      import fastify from 'fastify'
-      import sse from './index.js'
-      const app = fastify()
-      await app.register(sse, { drain: 300, revalidate: () => true, maxDuration: 3_600_000, maxConnections: 100, maxConnectionsPerClient: 100 })
-      app.get('/', (_, reply) => reply.sse(async function * ({ signal }) {
-        yield { data: 1 }
-        await new Promise((resolve) => signal.addEventListener('abort', resolve))
-      }))
-      process.once('SIGTERM', () => app.close())
-      console.log(await app.listen({ port: 0, host: '127.0.0.1' }))`
-  })
-  const entryPoints = [fileURLToPath(new URL('../index.ts', import.meta.url))]
-  buildSync({ entryPoints, bundle: true, packages: 'external', platform: 'node', format: 'esm', outfile: join(folder, 'index.js') })
-  symlinkSync(fileURLToPath(new URL('../node_modules', import.meta.url)), join(folder, 'node_modules'))
-  const child = spawn(process.execPath, ['server.js'], { cwd: folder, env: { PATH: process.env.PATH } })
-  t.after(() => child.kill('SIGKILL'))
-  let output = ''
-  for (const stream of [child.stdout, child.stderr]) stream.setEncoding('utf8').on('data', (text: string) => { output += text })
-  await until(() => /http:\/\/\S+:\d+\n/.test(output), () => `the server to listen: ${output}`)
-  const port = Number(/:(\d+)\n/.exec(output)![1])
+  const { child, output } = startProgram(t, `
+    import fastify from 'fastify'
+    import sse from './index.js'
+    const app = fastify()
+    await app.register(sse, { drain: 300, revalidate: () => true, maxDuration: 3_600_000, maxConnections: 100, maxConnectionsPerClient: 100 })
+    app.get('/', (_, reply) => reply.sse(async function * ({ signal }) {
+      yield { data: 1 }
+      await new Promise((resolve) => signal.addEventListener('abort', resolve))
+    }))
+    process.once('SIGTERM', () => app.close())
+    console.log(await app.listen({ port: 0, host: '127.0.0.1' }))`)
+  await until(() => /http:\/\/\S+:\d+\n/.test(output()), () => `the server to listen: ${output()}`)
+  const port = Number(/:(\d+)\n/.exec(output())![1])
   const clients = await openMany(t, port, 30)
   const start = performance.now()
   child.kill('SIGTERM')
   const [code, signal] = await once(child, 'exit')
-  t.same({ code, signal }, { code: 0, signal: null }, output)
+  t.same({ code, signal }, { code: 0, signal: null }, output())
   t.ok(performance.now() - start < 300 + GRACE + LATE)
   await until(() => clients.every(({ closed }) => closed))
   t.ok(clients.every((client) => told(client) >= 1_000), 'each has a whole response, and a time to come back')

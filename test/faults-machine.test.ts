@@ -1,14 +1,10 @@
 /** What the machine can do to a server: its clock steps, its one thread is blocked, it has no more file descriptors. */
 import FakeTimers from '@sinonjs/fake-timers'
-import { buildSync } from 'esbuild'
-import { spawn } from 'node:child_process'
-import { symlinkSync } from 'node:fs'
-import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
 import { compareEntryIds } from '../lib/entry-id.ts'
 import { createBystanders } from './bystanders.ts'
 import { connect, createApp, given, idleSource, listen, until, type RawClient } from './helpers.ts'
+import { start } from './program.ts'
 
 const HOUR = 3_600_000
 
@@ -91,38 +87,27 @@ t.test('the event loop is blocked for two seconds', async (t) => {
 
 /** A server in a process that may open so many more files. */
 async function serverWith (t: Test, room: number) {
-  // Compiled, as a loader in the process would open files of its own.
-  const folder = t.testdir({
-    'package.json': '{ "type": "module" }',
-    'server.js': `
-      import fastify from 'fastify'
-      import { closeSync, openSync } from 'node:fs'
-      import sse from './index.js'
-      const app = fastify({ logger: { level: 'debug' } })
-      await app.register(sse)
-      const channel = app.sse.channel('ticks')
-      let n = 0
-      setInterval(() => channel.publish({ data: n++ }), 10)
-      app.get('/ticks', (_, reply) => reply.sse(channel))
-      app.get('/stats', async () => app.sse.stats())
-      const address = await app.listen({ port: 0, host: '127.0.0.1' })
-      const files = []
-      try {
-        for (;;) files.push(openSync('/dev/null'))
-      } catch {}
-      for (const file of files.splice(0, ${room})) closeSync(file)
-      console.log('full but for ${room}: ' + address)`
-  })
-  const entryPoints = [fileURLToPath(new URL('../index.ts', import.meta.url))]
-  buildSync({ entryPoints, bundle: true, packages: 'external', platform: 'node', format: 'esm', outfile: join(folder, 'index.js') })
-  symlinkSync(fileURLToPath(new URL('../node_modules', import.meta.url)), join(folder, 'node_modules'))
-  const child = spawn('/bin/sh', ['-c', 'ulimit -n 512 && exec "$0" server.js', process.execPath], { cwd: folder, env: { PATH: process.env.PATH } })
-  t.after(() => child.kill('SIGKILL'))
-  let output = ''
-  for (const stream of [child.stdout, child.stderr]) stream.setEncoding('utf8').on('data', (text: string) => { output += text })
+  const { child, output } = start(t, `
+    import fastify from 'fastify'
+    import { closeSync, openSync } from 'node:fs'
+    import sse from './index.js'
+    const app = fastify({ logger: { level: 'debug' } })
+    await app.register(sse)
+    const channel = app.sse.channel('ticks')
+    let n = 0
+    setInterval(() => channel.publish({ data: n++ }), 10)
+    app.get('/ticks', (_, reply) => reply.sse(channel))
+    app.get('/stats', async () => app.sse.stats())
+    const address = await app.listen({ port: 0, host: '127.0.0.1' })
+    const files = []
+    try {
+      for (;;) files.push(openSync('/dev/null'))
+    } catch {}
+    for (const file of files.splice(0, ${room})) closeSync(file)
+    console.log('full but for ${room}: ' + address)`, 'ulimit -n 512')
   const address = /full but for \d+: http:\/\/127.0.0.1:(\d+)\n/
-  await until(() => address.test(output), () => `the server to listen: ${output}`)
-  return { child, output: () => output, port: Number(address.exec(output)![1]) }
+  await until(() => address.test(output()), () => `the server to listen: ${output()}`)
+  return { child, output, port: Number(address.exec(output())![1]) }
 }
 
 t.test('out of file descriptors: streams that are there go on, and when they leave others have room', async (t) => {

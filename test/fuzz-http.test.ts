@@ -11,7 +11,7 @@ import t, { type Test } from 'tap'
 import type { SseChannel } from '../index.ts'
 import { addRoutes, listenersOf, PATHS, resources, SECRET, SHORT } from './fuzz/routes.ts'
 import { FACTOR, runs } from './fuzz/runs.ts'
-import { connect, createApp, listen, ownClock, RawClient, turns, until } from './helpers.ts'
+import { connect, createApp, listen, ownClock, RawClient, reset, turns, until } from './helpers.ts'
 
 const OPTIONS = { keepAlive: 1_000, writeTimeout: 3_000 }
 
@@ -118,7 +118,7 @@ class Hostile {
         this.#socket?.destroy()
         break
       case 'reset':
-        this.#socket?.resetAndDestroy()
+        if (this.#socket !== undefined) reset(this.#socket)
     }
   }
 
@@ -402,7 +402,7 @@ class Http2Hostile {
     else if (what === 'readOn') this.#socket!.resume()
     else if (what === 'halfClose') this.#socket!.end()
     else if (what === 'destroy') this.#socket!.destroy()
-    else if (what === 'reset') this.#socket!.resetAndDestroy()
+    else if (what === 'reset') reset(this.#socket!)
   }
 
   #stream (which: number): ClientHttp2Stream | undefined {

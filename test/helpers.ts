@@ -90,6 +90,12 @@ export function connect (t: Test, port: number): RawClient {
   return client
 }
 
+/** Breaks a connection off by a RST. A socket that is ending Node would close in part, and never tell: it is destroyed. */
+export function reset (socket: Socket): void {
+  if (socket.writableEnded) socket.destroy()
+  else socket.resetAndDestroy()
+}
+
 /** The body of a whole response to a GET request, read until it is complete. */
 export async function fetchBody (t: Test, port: number, path: string, ...headers: string[]): Promise<string> {
   const client = connect(t, port).get(path, ...headers)

@@ -1,15 +1,12 @@
 /** `metrics`: the counters in a registry of prom-client, as Prometheus has them. */
 import fastify, { type FastifyInstance } from 'fastify'
-import { buildSync } from 'esbuild'
 import { spawnSync } from 'node:child_process'
-import { symlinkSync } from 'node:fs'
-import { join } from 'node:path'
 import t from 'tap'
 import { Counter, Gauge, register, Registry } from 'prom-client'
-import { fileURLToPath } from 'node:url'
 import sse, { type SseOptions } from '../index.ts'
 import { createStats } from '../lib/stats.ts'
 import { connect, createApp, idleSource, listen, ownClock, turns, until } from './helpers.ts'
+import { compile } from './program.ts'
 
 /** Each metric: its type, its help. */
 const METRICS: Record<string, [type: string, help: string]> = {
@@ -356,12 +353,7 @@ t.test('where prom-client is not installed the error says how to get it, and wit
     if (name === 'prom-client') throw Object.assign(new Error("Cannot find package 'prom-client'"), { code: 'ERR_MODULE_NOT_FOUND' })
     return next(name, context)
   }`
-  // Compiled, as a loader in the process would take its time.
-  const folder = t.testdir({ 'package.json': '{ "type": "module" }' })
-  const entryPoints = [fileURLToPath(new URL('../index.ts', import.meta.url))]
-  buildSync({ entryPoints, bundle: true, packages: 'external', platform: 'node', format: 'esm', outfile: join(folder, 'index.js') })
-  symlinkSync(fileURLToPath(new URL('../node_modules', import.meta.url)), join(folder, 'node_modules'))
-  const program = `
+  const folder = compile(t, `
     import { register } from 'node:module'
     register(${JSON.stringify(`data:text/javascript,${encodeURIComponent(hooks)}`)})
     const { default: fastify } = await import('fastify')
@@ -375,8 +367,8 @@ t.test('where prom-client is not installed the error says how to get it, and wit
       console.log(JSON.stringify({}))
     } catch ({ code, message, cause }) {
       console.log(JSON.stringify({ code, message, cause: cause.code }))
-    }`
-  const { stdout, stderr } = spawnSync(process.execPath, ['--input-type=module', '-e', program], {
+    }`)
+  const { stdout, stderr } = spawnSync(process.execPath, ['program.js'], {
     cwd: folder, env: { PATH: process.env.PATH }, encoding: 'utf8'
   })
   t.match(JSON.parse(stdout || '{}'), {
