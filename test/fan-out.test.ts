@@ -259,6 +259,41 @@ t.test('a burst of one turn that is larger than the history reaches everybody wh
   }
 })
 
+t.test('such a burst reaches those, too, who begin in the same turn: the first reader of a channel, and the next', async (t) => {
+  const COUNT = 5_000
+  const POLICIES = ['disconnect', 'gap', 'latest'] as const
+  const app = await createApp(t)
+  const quiet = app.sse.channel('quiet')
+  const channelOf = (onLag: typeof POLICIES[number]): SseChannel<any> => {
+    return app.sse.channel(onLag, { history: { events: 3 }, onLag, ...onLag === 'latest' && { key: () => 'one for all' } } as object)
+  }
+  const publish = (channel: SseChannel<any>, from: number) => numbers(COUNT, from).map((n) => channel.publish({ data: { n } }))
+  app.get('/:onLag', (request, reply) => {
+    const channel = channelOf((request.params as { onLag: typeof POLICIES[number] }).onLag)
+    const streaming = reply.sse(channel)
+    publish(channel, 2 * COUNT)
+    return streaming
+  })
+  const port = await listen(app)
+  for (const onLag of POLICIES) {
+    const channel = channelOf(onLag)
+    const first = iterate(t, channel.subscribe())
+    publish(channel, 0)
+    await until(() => first.at(-1) === COUNT - 1, () => `the first burst, ${onLag}`)
+    const next = iterate(t, channel.subscribe())
+    const merged = iterate(t, app.sse.subscribe([quiet, channel]))
+    publish(channel, COUNT)
+    await until(() => [first, next, merged].every((got) => got.at(-1) === 2 * COUNT - 1), () => `the second burst, ${onLag}`)
+    const client = readNumbers(t, port, `/${onLag}`)
+    await until(() => [first, next, merged, client].every((got) => got.at(-1) === 3 * COUNT - 1), () => `the third burst, ${onLag}`)
+    for (const [missed, got] of [first, next, client].entries()) {
+      t.equal(faultIn([...numbers(missed * COUNT), ...got], 3 * COUNT), 'none', `whoever has missed ${missed}, ${onLag}`)
+    }
+    t.same(merged, next, `of several channels, ${onLag}`)
+  }
+  t.match(app.sse.stats(), { gaps: 0, lags: 0 })
+})
+
 t.test('an audience that is larger than what one turn serves gets everything, in order', async (t) => {
   const AUDIENCE = 600
   const app = await createApp(t)

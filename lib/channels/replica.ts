@@ -10,7 +10,7 @@ import { EntryLog } from '../entry-log.ts'
 import type { Failure } from '../log.ts'
 import { framed, type FramedEvent } from './framed-event.ts'
 import { Newest } from './newest.ts'
-import { Batch, PART } from './reading.ts'
+import { Batch, MOST_HELD, PART } from './reading.ts'
 
 /** What is read back at once. */
 const MOST = { entries: 256, bytes: PART }
@@ -51,6 +51,8 @@ export class Replica {
   readonly #broker: Broker
   readonly #name: string
   readonly #history: History
+  /** The same, with room for what a reader that has just joined cannot take yet. */
+  readonly #roomy: History
   readonly #onUseless: () => void
   readonly #readers = new Set<Reader>()
   /** What was given before the position was known from which it counts. */
@@ -69,6 +71,8 @@ export class Replica {
   #told = 0
   /** Up to here those who keep up have been urged to take it. */
   #urged = 0
+  /** Somebody has joined in this turn of the event loop, and can take nothing before it is over. */
+  #joining = false
 
   /**
    * @param key of the newest events to be kept; undefined: none are
@@ -80,6 +84,7 @@ export class Replica {
     this.#broker = broker
     this.#name = name
     this.#history = history
+    this.#roomy = { ...history, events: Infinity, bytes: history.bytes + MOST_HELD }
     this.#onUseless = onUseless
     this.started = this.#start(key)
     // Each reader learns it by itself.
@@ -89,6 +94,7 @@ export class Replica {
   /** @returns the position of what was given last; undefined: that with which `started` settles */
   join (reader: Reader): string | undefined {
     this.#readers.add(reader)
+    this.#keepForJoining()
     return this.#early === undefined ? this.log.tail : this.#early.at(-1)?.id ?? this.#lostEarly
   }
 
@@ -134,7 +140,7 @@ export class Replica {
   trim (): void {
     if (this.closed) return
     const now = performance.now()
-    const to = this.log.excess(this.#history, now)
+    const to = this.log.excess(this.#joining ? this.#roomy : this.#history, now)
     this.newest?.trim(this.#history, now)
     if (to === this.log.first) return
     if (to > Math.max(this.#told, this.#urged)) this.#urge()
@@ -162,6 +168,7 @@ export class Replica {
     const early = this.#early!
     this.#early = undefined
     if (this.#lostEarly !== undefined) this.#lose(this.#lostEarly)
+    this.#keepForJoining()
     for (const entry of early) this.#append(entry)
     if (listening.closed) this.#close()
     return position
@@ -175,6 +182,16 @@ export class Replica {
     this.#batches.clear()
     this.trim()
     this.#tellLater()
+  }
+
+  /** A burst right after it has joined must not be lost to a reader, nor one that came while the broker was asked. */
+  #keepForJoining (): void {
+    if (this.#joining) return
+    this.#joining = true
+    setImmediate(() => {
+      this.#joining = false
+      if (this.#early === undefined) this.trim()
+    })
   }
 
   #close (): void {
