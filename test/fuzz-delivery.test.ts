@@ -225,7 +225,7 @@ async function hold (
       }
     }
     await until(() => app.sse.stats().open === 0)
-  }), runs(count, 1))
+  }), runs(count))
   const { lags, ...others } = told
   for (const [what, count] of Object.entries(others)) t.ok(count > 0, `${count} ${what} in ${run} runs`)
   t.ok(lags > 0 || run < 300, `${lags} readers were cut off, as they had fallen behind`)

@@ -149,7 +149,7 @@ t.test('nothing that the package brings along runs a script when it is installed
   const installed = Object.entries(packages).filter(([path, { dev }]) => path !== '' && dev !== true)
   t.ok(installed.some(([path]) => path === 'node_modules/fastify-plugin'), 'they are found')
   t.strictSame(installed.filter(([, { hasInstallScript }]) => hasInstallScript).map(([path]) => path), [])
-  // None names a place of its own: it comes from the registry that npm is told of, and has to have this checksum wherever that is.
+  // None names a place of its own: it comes from the registry that npm is told of, and has to have this checksum anyway.
   t.strictSame(installed.filter(([, { resolved, integrity = '' }]) =>
     resolved !== undefined || !integrity.startsWith('sha512-')).map(([path]) => path), [])
   const scripts = Object.keys((manifest as { scripts?: object }).scripts ?? {})

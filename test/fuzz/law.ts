@@ -4,6 +4,7 @@
  * history needs not have had any more.
  */
 import { readVector, tagsOf } from '../../lib/channels/vector.ts'
+import { FINISHED_ID } from '../../lib/client/finished-id.ts'
 import { compareEntryIds } from '../../lib/entry-id.ts'
 import type { History } from '../../index.ts'
 import type { OnLag } from '../../lib/channels/cursor.ts'
@@ -152,7 +153,9 @@ class Judge {
   #begin ({ after, settled, opened, items, endedAt }: Visit): void {
     const channel = this.#channel
     const { begun, now } = items[0]?.moment ?? endedAt ?? opened
-    if (after === 'earliest') {
+    if (after === FINISHED_ID) {
+      this.#goTo(this.#truth.facts.length)
+    } else if (after === 'earliest') {
       this.#next = { lo: 0, hi: this.#truth.firstSafe(begun[channel]!, now) }
     } else if (after !== undefined) {
       this.#goTo(this.#truth.indexAfter(this.#positionIn(after)))
@@ -185,6 +188,7 @@ class Judge {
       this.#fault(`${what} once more, where ${this.#next.lo} should be next`)
       return false
     }
+    this.#allowForLag(moment)
     for (const lost of this.#wanted(this.#next.hi, index)) {
       if (!this.#isSuperseded(lost, moment)) this.#fault(`${what}, but no event ${lost}`)
     }
@@ -223,15 +227,18 @@ class Judge {
   }
 
   /**
-   * Whether it may be left out for a newer event with the same key. Once a reader has fallen behind, it goes on with the newest
-   * of every key of all that there is, whatever is retained.
+   * Once a reader has fallen behind, it may go on with the newest of every key of all that there is, whatever is retained: the
+   * first that it is given then can well be the very next event.
    */
-  #isSuperseded (lost: number, { begun, now }: Moment): boolean {
-    const { onLag, keyOf } = this.#rules
+  #allowForLag ({ begun, now }: Moment): void {
     const count = begun[this.#channel]!
-    if (onLag !== 'latest' || this.#keepsUp) return false
-    if (this.#truth.mayBeGone(this.#next.hi, count, now)) this.#compactedTo = count
-    const newer = Array.from({ length: count - lost - 1 }, (_, index) => lost + 1 + index)
+    if (this.#rules.onLag === 'latest' && !this.#keepsUp && this.#truth.mayBeGone(this.#next.hi, count, now)) this.#compactedTo = count
+  }
+
+  /** Whether it may be left out for a newer event with the same key. */
+  #isSuperseded (lost: number, { begun }: Moment): boolean {
+    const { keyOf } = this.#rules
+    const newer = Array.from({ length: begun[this.#channel]! - lost - 1 }, (_, index) => lost + 1 + index)
     return lost < this.#compactedTo && newer.some((n) => keyOf(n) === keyOf(lost))
   }
 

@@ -34,11 +34,8 @@ abstract class Noting implements Reader {
     return this.visit !== undefined && this.visit.ended === undefined
   }
 
-  /** It has had all that its channels will ever have. */
-  get isDone (): boolean {
-    return this.visit?.ended === 'end'
-  }
-
+  /** It has had all that its channels will ever have, and needs not come back. */
+  abstract get isDone (): boolean
   abstract drop (): void
   abstract stall (): void
   abstract readOn (): void
@@ -76,6 +73,7 @@ export class HttpReader extends Noting {
   readonly #server: Server
   readonly #path: string
   #wire: Wire | undefined
+  isDone = false
 
   constructor (server: Server, path: string, ...noting: ConstructorParameters<typeof Noting>) {
     super(...noting)
@@ -94,10 +92,12 @@ export class HttpReader extends Noting {
       head += bytes.toString('latin1')
       const end = head.indexOf('\r\n\r\n')
       if (end === -1) return
+      // It was cut off right after it had been told: it is told once more, by an answer that is no stream.
+      if (after === FINISHED_ID) return this.#onEnd(visit, head.startsWith('HTTP/1.1 204 '))
       let rest = head.slice(end + 4)
       for (let chunk = /^([0-9a-f]+)\r\n/.exec(rest); chunk !== null; chunk = /^([0-9a-f]+)\r\n/.exec(rest)) {
         const size = parseInt(chunk[1]!, 16)
-        if (size === 0) this.#onEnd(visit)
+        if (size === 0) this.#onEnd(visit, this.lastEventId === FINISHED_ID)
         if (size === 0 || rest.length < chunk[0].length + size + 2) break
         body = this.#takeBlocks(body + rest.slice(chunk[0].length, chunk[0].length + size))
         rest = rest.slice(chunk[0].length + size + 2)
@@ -131,8 +131,9 @@ export class HttpReader extends Noting {
     this.#wire?.readOn()
   }
 
-  #onEnd (visit: Visit): void {
-    this.end(visit, this.lastEventId === FINISHED_ID ? 'end' : 'lagged')
+  #onEnd (visit: Visit, isDone: boolean): void {
+    this.isDone = isDone
+    this.end(visit, isDone ? 'end' : 'lagged')
     this.#wire!.destroy()
   }
 
@@ -146,10 +147,16 @@ export class HttpReader extends Noting {
     const field = (name: string) => new RegExp(`^${name}: (.*)$`, 'm').exec(block)?.[1]
     const id = field('id')
     const data = field('data')
-    if (id === FINISHED_ID) this.lastEventId = id
-    else if (field('event') === 'gap') this.note({ is: 'gap', channel: undefined, ...JSON.parse(data!) })
-    else if (data !== undefined) this.note({ is: 'event', id: id!, ...JSON.parse(data) })
-    else if (id !== undefined) this.note({ is: 'position', id })
+    if (id === FINISHED_ID) {
+      this.lastEventId = id
+      this.end(this.visit!, 'end')
+    } else if (field('event') === 'gap') {
+      this.note({ is: 'gap', channel: undefined, ...JSON.parse(data!) })
+    } else if (data !== undefined) {
+      this.note({ is: 'event', id: id!, ...JSON.parse(data) })
+    } else if (id !== undefined) {
+      this.note({ is: 'position', id })
+    }
   }
 }
 
@@ -163,6 +170,10 @@ export class Iterating extends Noting {
   constructor (subscribe: (after: string | undefined) => SseSubscription<any>, ...noting: ConstructorParameters<typeof Noting>) {
     super(...noting)
     this.#subscribe = subscribe
+  }
+
+  get isDone (): boolean {
+    return this.visit?.ended === 'end'
   }
 
   open (from: 'last' | 'earliest' | 'now'): void {
