@@ -13,17 +13,10 @@ import { frame } from './frame.ts'
 import { idAlone } from './id-alone.ts'
 import { codeOf } from './log.ts'
 import { onAbort } from './on-abort.ts'
-import type { EndReason } from './stats.ts'
 import { nextTurn, PARTS_PER_TURN } from './turns.ts'
 
-/** Asked for by their codes, as a filter or a snapshot can throw anything. */
-const LAGGED: SseErrorCode = 'FST_SSE_LAGGED'
-
-/** Of what a reading has thrown. Who asks for a run that is not there is answered by an error, and nothing has failed. */
-const REASONS: ReadonlyMap<unknown, EndReason> = new Map<SseErrorCode, EndReason>([
-  ['FST_SSE_INVALID_EVENT', 'invalid-event'],
-  ['FST_SSE_UNKNOWN_RUN', 'superseded']
-])
+/** An event of a snapshot; asked for by its code, as a filter or a snapshot can throw anything. */
+const INVALID_EVENT: SseErrorCode = 'FST_SSE_INVALID_EVENT'
 
 export class Follower implements Producer, Taker {
   readonly #subscription: Subscription
@@ -79,9 +72,7 @@ export class Follower implements Producer, Taker {
     try {
       this.#takeAll(urgent)
     } catch (error) {
-      const code = codeOf(error)
-      if (code === LAGGED) this.#connection.finish('lagged')
-      else this.#feed.fail(REASONS.get(code) ?? 'source-threw', error)
+      this.#feed.fail(codeOf(error) === INVALID_EVENT ? 'invalid-event' : 'source-threw', error)
     } finally {
       this.#running = false
     }
@@ -118,7 +109,7 @@ export class Follower implements Producer, Taker {
    * connection has said so far, so a block before the first ID would take a client's ID away.
    */
   #begin (part: Part): boolean {
-    if (this.#begun) return this.#write(part)
+    if (this.#begun || part.is === 'refusal') return this.#write(part)
     this.#begun = true
     if (part.is !== 'position') this.#connection.writeOpening()
     const goOn = this.#write(part)
@@ -150,6 +141,11 @@ export class Follower implements Producer, Taker {
       case 'lag':
         connection.count('lags')
         return true
+      case 'refusal':
+        // Who has fallen behind comes back as from any other end; who asks for a run that is not there is answered by the error.
+        if (part.reason === 'lagged') connection.finish('lagged')
+        else this.#feed.fail(part.reason, part.error)
+        return false
       case 'end':
         connection.finish('source-done', finishedFrame(this.#userAgent))
         return false

@@ -258,6 +258,13 @@ t.test('what a reader of a channel has', async (t) => {
     'a snapshot that fails in the middle': {
       stream: snapshot(async function * () { yield { data: 1 }; throw unlookable() }), body: 'data: 1\n\n', reason: 'source-threw', log: UNLOOKABLE
     },
+    // As one does that itself reads a channel. It is not the stream's own reader that has fallen behind.
+    ...Object.fromEntries(['FST_SSE_LAGGED', 'FST_SSE_UNKNOWN_RUN'].map((code) => [`a snapshot that throws ${code}`, {
+      stream: snapshot(async function * () { yield { data: 1 }; throw Object.assign(secret(), { code }) }),
+      body: 'data: 1\n\n',
+      reason: 'source-threw' as const,
+      log: FAILED
+    }])),
     'a snapshot that never settles, whose client leaves': { stream: snapshot(never), act: leave, body: '', reason: 'client-gone' },
     'a snapshot that never ends, whose client leaves': {
       stream: snapshot(async function * () { for (;;) yield { data: 1 } }), act: leave, body: /^(data: 1\n\n)*/, reason: 'client-gone'

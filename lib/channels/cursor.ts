@@ -11,8 +11,9 @@ import { compareEntryIds, isEntryId } from '../entry-id.ts'
 import { Lagged } from '../errors.ts'
 import type { Failure } from '../log.ts'
 import { nextTurn } from '../turns.ts'
-import { passes, type Filter } from './filter.ts'
+import { wantedOf, type Filter } from './filter.ts'
 import type { FramedEvent } from './framed-event.ts'
+import { Place } from './place.ts'
 import { Batch, NOBODY, type Part, type Reading, type Taker } from './reading.ts'
 import type { Reader, Replay, Replica } from './replica.ts'
 import { Snapshot } from './snapshot.ts'
@@ -58,12 +59,7 @@ export class Cursor implements Reading, Reader {
   #opened = false
   /** It has been at the end of the log: from now on it can fall behind. */
   #live = false
-  /** Everything up to here was taken. */
-  #position = ''
-  /** The same as an index of the log; -1: before the log. */
-  #index = -1
-  /** It has read back what the log is still to be given, and must not take it twice. */
-  #ahead = false
+  readonly #place = new Place()
   /** It goes on with the newest event of every key, until it has had the newest of all. */
   #compacting = false
   #snapshot: Snapshot | undefined
@@ -91,7 +87,7 @@ export class Cursor implements Reading, Reader {
       if (this.pending || this.#ended) return undefined
       if (this.#snapshot !== undefined) this.#takeSnapshot(this.#snapshot)
       else if (this.#compacting) this.#takeNewest()
-      else if (this.#index < this.#replica.log.first) this.#takeFromBefore()
+      else if (this.#place.index < this.#replica.log.first) this.#takeFromBefore()
       else return this.#takeFromLog()
     }
   }
@@ -110,7 +106,7 @@ export class Cursor implements Reading, Reader {
   }
 
   urge (from: number): void {
-    if (!this.pending && this.#index >= from) this.#taker.onReady(true)
+    if (!this.pending && this.#place.index >= from) this.#taker.onReady(true)
   }
 
   /** @param here the position at which it has joined; undefined: that from which the replica is given what comes */
@@ -120,7 +116,7 @@ export class Cursor implements Reading, Reader {
     const origin = await replica.started
     if (this.#ended) return
     const unknown = replica.known ? undefined : this.#channel.unknown()
-    if (unknown !== undefined) throw unknown
+    if (unknown !== undefined) return this.#add({ is: 'refusal', reason: 'superseded', error: unknown })
     replica.trim()
     if (after === undefined) this.#beginAt(here ?? origin)
     else if (replica.log.indexAfter(after) !== undefined) this.#resume(after)
@@ -182,15 +178,12 @@ export class Cursor implements Reading, Reader {
       this.#moveTo(last.id)
     } else {
       // Nothing to be read back: nothing is before what the replica was being given when it was asked for.
-      this.#moveTo(compareEntryIds(this.#position, boundary) < 0 ? boundary : this.#position)
+      this.#moveTo(compareEntryIds(this.#place.position, boundary) < 0 ? boundary : this.#place.position)
     }
   }
 
   #moveTo (position: string): void {
-    const { log } = this.#replica
-    this.#position = position
-    this.#index = compareEntryIds(position, log.base) < 0 ? -1 : log.firstAfter(position)
-    this.#ahead = compareEntryIds(position, log.tail) > 0
+    this.#place.moveTo(position, this.#replica.log)
   }
 
   #takeFirst (): Part {
@@ -199,16 +192,25 @@ export class Cursor implements Reading, Reader {
     return first!
   }
 
-  #add (part: Part): void {
-    this.#parts = [...this.#parts, part]
+  #add (...parts: Part[]): void {
+    this.#parts = [...this.#parts, ...parts]
+  }
+
+  #give (batch: Batch): void {
+    const { filter } = this.#options
+    if (filter === undefined) return this.#add(batch)
+    const wanted = wantedOf(batch.events, filter)
+    const last = batch.events.at(-1)!
+    this.#add(...wanted)
+    if (wanted[0]?.events.at(-1) !== last) this.#add({ is: 'position', id: last.id, why: 'moved' })
   }
 
   #takeFromLog (): Part | undefined {
-    if (this.#ahead) this.#moveTo(this.#position)
-    const batch = this.#ahead ? undefined : this.#replica.batchFrom(this.#index)
+    const place = this.#place
+    if (place.isAhead) this.#moveTo(place.position)
+    const batch = place.isAhead ? undefined : this.#replica.batchFrom(place.index)
     if (batch === undefined) return this.#takeEnd()
-    this.#index += batch.events.length
-    this.#position = batch.events.at(-1)!.id
+    place.moveBy(batch.events)
     if (this.#options.filter === undefined) return batch
     this.#give(batch)
     return this.#takeFirst()
@@ -228,31 +230,33 @@ export class Cursor implements Reading, Reader {
   #takeFromBefore (): void {
     const { log, newest } = this.#replica
     // The log has lost its way, but nothing that the cursor has not had.
-    if (this.#position === log.base) return this.#moveTo(this.#position)
-    if (this.#live && this.#channel.onLag === 'latest' && newest?.reaches(this.#position)) {
+    if (this.#place.position === log.base) return this.#moveTo(this.#place.position)
+    if (this.#live && this.#channel.onLag === 'latest' && newest?.reaches(this.#place.position)) {
       this.#add({ is: 'lag' })
       this.#compacting = true
     } else {
       this.#wait(async () => {
         // A long replay makes way for others after each page.
         await nextTurn()
-        if (!this.#ended) await this.#readBack(this.#position, (replay) => replay.complete || this.#fallBehind(replay))
+        if (!this.#ended) await this.#readBack(this.#place.position, (replay) => replay.complete || this.#fallBehind(replay))
       })
     }
   }
 
   #fallBehind (replay: Replay): boolean {
-    if (this.#live && this.#channel.onLag === 'disconnect') throw new Lagged(this.#channel.name)
-    if (this.#live) this.#add({ is: 'lag' })
-    return this.#tellGap(this.#position, replay)
+    const { name, onLag } = this.#channel
+    const isLetGo = this.#live && onLag === 'disconnect'
+    if (isLetGo) this.#add({ is: 'refusal', reason: 'lagged', error: new Lagged(name) })
+    else if (this.#live) this.#add({ is: 'lag' })
+    return !isLetGo && this.#tellGap(this.#place.position, replay)
   }
 
   #takeNewest (): void {
     const { newest, log } = this.#replica
     // Since the last part it may have let go of what this reader still wants, or of everything.
-    this.#compacting = newest!.reaches(this.#position)
+    this.#compacting = newest!.reaches(this.#place.position)
     if (!this.#compacting) return
-    const events = newest!.after(this.#position)
+    const events = newest!.after(this.#place.position)
     const batch = Batch.gather(() => events.next().value as FramedEvent | undefined)
     const last = batch.events.at(-1)!
     this.#give(batch)
@@ -266,25 +270,12 @@ export class Cursor implements Reading, Reader {
       if (this.#ended) return
       if (events === undefined) {
         this.#snapshot = undefined
-        this.#resume(this.#position)
+        this.#resume(this.#place.position)
       } else {
-        const wanted = events.filter((event) => passes(this.#options.filter, event))
-        if (wanted.length > 0) this.#add(new Batch(wanted))
+        // They have no place in the log that the reader could be moved to.
+        this.#add(...wantedOf(events, this.#options.filter))
       }
     })
-  }
-
-  #give (batch: Batch): void {
-    const { filter } = this.#options
-    if (filter === undefined) {
-      this.#add(batch)
-      return
-    }
-    const { events } = batch
-    const wanted = events.filter((event) => passes(filter, event))
-    if (wanted.length > 0) this.#add(new Batch(wanted))
-    const last = events.at(-1)!
-    if (wanted.at(-1) !== last) this.#add({ is: 'position', id: last.id, why: 'moved' })
   }
 
   #wait (task: () => Promise<void>): Promise<void> {

@@ -162,6 +162,10 @@ export class Iteration implements AsyncIterableIterator<ReceivedEvent>, Taker {
       case 'gap':
         this.#events.push({ event: GAP, data: part.gap })
         return
+      case 'refusal':
+        this.#failure = part
+        this.#finish()
+        return
       case 'end':
         this.#finish()
     }

@@ -141,6 +141,7 @@ export class MergedReading implements Reading, Taker {
         this.#parts.push({ is: 'gap', gap: { channel: member.name, ...part.gap } })
         break
       case 'lag':
+      case 'refusal':
         this.#parts.push(part)
         break
       case 'end':

@@ -70,6 +70,11 @@ export type Part =
   | { is: 'lag' }
   /** The channel is closed, and the reader has had everything. */
   | { is: 'end' }
+  /**
+   * Nothing more comes, though nothing has failed: the reader has fallen behind, and the channel's policy is to let it go
+   * ('lagged'); or there is no such run ('superseded').
+   */
+  | { is: 'refusal', reason: 'lagged' | 'superseded', error: Error }
 
 /** The data of a `gap` event. */
 export interface Gap {
@@ -98,7 +103,7 @@ export interface Reading {
   begin (taker: Taker): Promise<unknown>
   /**
    * What comes next; undefined when there is nothing now, and then `onReady` is called when there may be more.
-   * @throws {Lagged} where that is how the channel wants a lag to end; what a broker, a snapshot or a filter throws
+   * @throws what a broker, a snapshot or a filter throws
    */
   take (): Part | undefined
   /** Nothing more is taken, and nobody is called. */
