@@ -13,7 +13,7 @@ import type { Failure } from '../log.ts'
 import { nextTurn } from '../turns.ts'
 import { wantedOf, type Filter } from './filter.ts'
 import type { FramedEvent } from './framed-event.ts'
-import { Place } from './place.ts'
+import { LogPosition } from './log-position.ts'
 import { Batch, NOBODY, type Part, type Reading, type Taker } from './reading.ts'
 import type { Reader, Replay, Replica } from './replica.ts'
 import { Snapshot } from './snapshot.ts'
@@ -59,7 +59,7 @@ export class Cursor implements Reading, Reader {
   #opened = false
   /** It has been at the end of the log: from now on it can fall behind. */
   #live = false
-  readonly #place = new Place()
+  readonly #position = new LogPosition()
   /** It goes on with the newest event of every key, until it has had the newest of all. */
   #compacting = false
   #snapshot: Snapshot | undefined
@@ -87,7 +87,7 @@ export class Cursor implements Reading, Reader {
       if (this.pending || this.#ended) return undefined
       if (this.#snapshot !== undefined) this.#takeSnapshot(this.#snapshot)
       else if (this.#compacting) this.#takeNewest()
-      else if (this.#place.index < this.#replica.log.first) this.#takeFromBefore()
+      else if (this.#position.index < this.#replica.log.first) this.#takeFromBefore()
       else return this.#takeFromLog()
     }
   }
@@ -106,7 +106,7 @@ export class Cursor implements Reading, Reader {
   }
 
   urge (from: number): void {
-    if (!this.pending && this.#place.index >= from) this.#taker.onReady(true)
+    if (!this.pending && this.#position.index >= from) this.#taker.onReady(true)
   }
 
   /** @param here the position at which it has joined; undefined: that from which the replica is given what comes */
@@ -129,18 +129,18 @@ export class Cursor implements Reading, Reader {
     return true
   }
 
-  #resume (position: string): void {
-    this.#add({ is: 'position', id: position, why: 'start' })
+  #resume (id: string): void {
+    this.#add({ is: 'position', id, why: 'start' })
     this.#opened = true
-    this.#moveTo(position)
+    this.#moveTo(id)
   }
 
   /** Without anything that was before: with the snapshot, if there is one, as it is now or later. */
-  #beginAt (position: string): void {
+  #beginAt (id: string): void {
     this.#live = true
-    this.#moveTo(position)
+    this.#moveTo(id)
     this.#openSnapshot()
-    if (this.#snapshot === undefined) this.#resume(position)
+    if (this.#snapshot === undefined) this.#resume(id)
   }
 
   #openSnapshot (): void {
@@ -178,12 +178,12 @@ export class Cursor implements Reading, Reader {
       this.#moveTo(last.id)
     } else {
       // Nothing to be read back: nothing is before what the replica was being given when it was asked for.
-      this.#moveTo(compareEntryIds(this.#place.position, boundary) < 0 ? boundary : this.#place.position)
+      this.#moveTo(compareEntryIds(this.#position.id, boundary) < 0 ? boundary : this.#position.id)
     }
   }
 
-  #moveTo (position: string): void {
-    this.#place.moveTo(position, this.#replica.log)
+  #moveTo (id: string): void {
+    this.#position.moveTo(id, this.#replica.log)
   }
 
   #takeFirst (): Part {
@@ -206,11 +206,11 @@ export class Cursor implements Reading, Reader {
   }
 
   #takeFromLog (): Part | undefined {
-    const place = this.#place
-    if (place.isAhead) this.#moveTo(place.position)
-    const batch = place.isAhead ? undefined : this.#replica.batchFrom(place.index)
+    const position = this.#position
+    if (position.isAhead) this.#moveTo(position.id)
+    const batch = position.isAhead ? undefined : this.#replica.batchFrom(position.index)
     if (batch === undefined) return this.#takeEnd()
-    place.moveBy(batch.events)
+    position.moveBy(batch.events)
     if (this.#options.filter === undefined) return batch
     this.#give(batch)
     return this.#takeFirst()
@@ -230,15 +230,15 @@ export class Cursor implements Reading, Reader {
   #takeFromBefore (): void {
     const { log, newest } = this.#replica
     // The log has lost its way, but nothing that the cursor has not had.
-    if (this.#place.position === log.base) return this.#moveTo(this.#place.position)
-    if (this.#live && this.#channel.onLag === 'latest' && newest?.reaches(this.#place.position)) {
+    if (this.#position.id === log.base) return this.#moveTo(this.#position.id)
+    if (this.#live && this.#channel.onLag === 'latest' && newest?.reaches(this.#position.id)) {
       this.#add({ is: 'lag' })
       this.#compacting = true
     } else {
       this.#wait(async () => {
         // A long replay makes way for others after each page.
         await nextTurn()
-        if (!this.#ended) await this.#readBack(this.#place.position, (replay) => replay.complete || this.#fallBehind(replay))
+        if (!this.#ended) await this.#readBack(this.#position.id, (replay) => replay.complete || this.#fallBehind(replay))
       })
     }
   }
@@ -248,15 +248,15 @@ export class Cursor implements Reading, Reader {
     const isLetGo = this.#live && onLag === 'disconnect'
     if (isLetGo) this.#add({ is: 'refusal', reason: 'lagged', error: new Lagged(name) })
     else if (this.#live) this.#add({ is: 'lag' })
-    return !isLetGo && this.#tellGap(this.#place.position, replay)
+    return !isLetGo && this.#tellGap(this.#position.id, replay)
   }
 
   #takeNewest (): void {
     const { newest, log } = this.#replica
     // Since the last part it may have let go of what this reader still wants, or of everything.
-    this.#compacting = newest!.reaches(this.#place.position)
+    this.#compacting = newest!.reaches(this.#position.id)
     if (!this.#compacting) return
-    const events = newest!.after(this.#place.position)
+    const events = newest!.after(this.#position.id)
     const batch = Batch.gather(() => events.next().value as FramedEvent | undefined)
     const last = batch.events.at(-1)!
     this.#give(batch)
@@ -270,7 +270,7 @@ export class Cursor implements Reading, Reader {
       if (this.#ended) return
       if (events === undefined) {
         this.#snapshot = undefined
-        this.#resume(this.#place.position)
+        this.#resume(this.#position.id)
       } else {
         // They have no place in the log that the reader could be moved to.
         this.#add(...wantedOf(events, this.#options.filter))
