@@ -137,6 +137,33 @@ t.test('1,100 readers who keep up are not cut off by a burst larger than the his
   t.equal(readers.filter(({ seen }) => JSON.stringify(dataOf(seen)) !== JSON.stringify(expected)).length, 0)
 })
 
+t.test("a reader who is past where the broker has lost its way is given all that is new (onLag 'latest')", async (t) => {
+  const broker = memoryBroker()
+  const listenWell = broker.listen.bind(broker)
+  let listener!: Listener
+  let isMuted = false
+  broker.listen = (channel, its) => {
+    listener = its
+    return listenWell(channel, { ...its, entry: (entry) => { if (!isMuted) its.entry(entry) } })
+  }
+  const hub = createHub({ broker })
+  t.after(() => hub.close())
+  const channel = hub.channel('a', { onLag: 'latest', key: () => 'one for all', history: { events: 10 } })
+  const { seen } = readOn(channel.subscribe())
+  await turns()
+  const first = await channel.publish({ data: 0 })
+  await channel.publish({ data: 1 })
+  await until(() => seen.length === 2)
+  isMuted = true
+  for (const data of [2, 3]) await channel.publish({ data })
+  // As Redis does for a stream that was trimmed further than one of its readers had come.
+  const { entries } = await broker.read('a', first, { entries: 10, bytes: 1_000 })
+  listener.lost(first)
+  for (const entry of entries) listener.entry(entry)
+  await until(() => dataOf(seen).at(-1) === 3)
+  t.same(dataOf(seen), [0, 1, 2, 3])
+})
+
 t.test("a reader who has missed nothing when the broker has lost its way goes on (onLag 'latest')", async (t) => {
   const broker = near()
   const app = await createApp(t, { broker })
