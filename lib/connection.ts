@@ -17,7 +17,7 @@ import type { Failure } from './log.ts'
 import type { ResolvedOptions } from './options.ts'
 import { Pieces, type Shareable } from './pieces.ts'
 import type { Happening, Reporter } from './reporter.ts'
-import { closeAfter, destroyConnection, dropBody, emitFinish, isGone, onceGone, type RawResponse } from './response.ts'
+import { closeAfter, destroyConnection, dropBody, finishGone, isGone, onceGone, type RawResponse } from './response.ts'
 import type { EndReason } from './stats.ts'
 import type { Lines } from './timeouts.ts'
 import { Writer, type Destination, type Owner } from './writer.ts'
@@ -298,7 +298,7 @@ export class Connection extends AsyncResource implements SseConnection, Owner {
     this.#shared.connections.delete(this)
     this.leavePlace()
     this.#shared.reporter.gone(this, this.reason!, this.#failure, Math.round(performance.now() - this.#since), this.unanswered)
-    emitFinish(this.#response)
+    finishGone(this.#response)
     for (const callback of this.#waiting) callback()
   }
 }

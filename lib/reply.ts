@@ -15,7 +15,7 @@ import { resolveCallOptions, type CallOptions, type ResolvedOptions } from './op
 import type { Payloads } from './payload.ts'
 import { Pump } from './pump.ts'
 import { isAway, refuse } from './refusal.ts'
-import { emitFinish, isGone } from './response.ts'
+import { finishGone, isGone } from './response.ts'
 import type { StreamRoute, StreamRoutes } from './route.ts'
 import { discardSource, letGo, openSource } from './source.ts'
 import { kStream, setDefaultHeaders, startStream, type StreamReply } from './start.ts'
@@ -94,7 +94,7 @@ function vary (reply: FastifyReply): void {
 function admit (
   plugin: Plugin, reply: FastifyReply, options: ResolvedOptions, lastEventId: LastEventId
 ): Place | (() => void) {
-  if (isGone(reply.raw)) return () => emitFinish(reply.raw)
+  if (isGone(reply.raw)) return () => finishGone(reply.raw)
   if (lastEventId.is === 'hostile') return () => { reply.send(new InvalidLastEventId(lastEventId.fault)) }
   // "Clients will reconnect if the connection is closed; a client can be told to stop reconnecting using the HTTP 204
   // No Content response code." A shared cache must not tell others.

@@ -103,12 +103,15 @@ export function dropBody (response: RawResponse): void {
 }
 
 /**
- * Fastify runs onResponse hooks at 'finish', which an HTTP/1 response does not emit when its client went away first.
- * HTTP/2 responses emit it in either case, and so does this: whoever counts or logs responses sees each of them end.
- * All listeners are told but Node's own, which would pass the dead socket on to the next response.
+ * Does for a response that is gone what Node leaves undone. An HTTP/2 stream that its client has reset without an error would
+ * stay, with its session and the server, until all that was written is read. Fastify runs onResponse hooks at 'finish', which
+ * an HTTP/1 response does not emit when its client went away first. HTTP/2 responses emit it in either case, and so does this:
+ * whoever counts or logs responses sees each of them end. All listeners are told but Node's own, which would pass the dead
+ * socket on to the next response.
  */
-export function emitFinish (response: RawResponse): void {
-  if (isHttp2(response) || response.writableFinished) return
+export function finishGone (response: RawResponse): void {
+  if (isHttp2(response)) return destroyResponse(response)
+  if (response.writableFinished) return
   for (const listener of response.rawListeners('finish')) {
     if (listener.name !== 'bound resOnFinish') listener.call(response)
   }

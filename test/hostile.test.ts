@@ -197,3 +197,34 @@ t.test('a stream that waits behind an unanswered request does not hold a closing
   await client.untilClosed()
   t.equal(app.sse.stats().open, 0)
 })
+
+t.test('HTTP/2: a stream that is reset without an error, with its bytes unread, is let go of whenever that happens', async (t) => {
+  const app = await createApp(t, {}, { http2: true } as FastifyServerOptions)
+  const late = deferred()
+  app.get('/ended', async (request, reply) => reply.sse(function * () { for (;;) yield { raw: 'x'.repeat(100_000) } }))
+  app.get('/late', async (request, reply) => {
+    await late.promise
+    return reply.sse([{ raw: 'x'.repeat(100_000) }])
+  })
+  const streams = new Set<http2.ServerHttp2Stream>()
+  app.server.on('stream', (stream: http2.ServerHttp2Stream) => {
+    streams.add(stream)
+    stream.on('close', () => streams.delete(stream))
+  })
+  const port = await listen(app)
+  const session = http2.connect(`http://127.0.0.1:${port}`, { settings: { initialWindowSize: 0 } }).on('error', () => {})
+  t.after(() => session.destroy())
+  const requests = ['/ended', '/ended', '/late'].map((path) => session.request({ ':path': path }).on('error', () => {}))
+  await until(() => app.sse.stats().open === 2 && [...app.sse.connections].every(({ behind }) => behind) && streams.size === 3)
+  for (const connection of app.sse.connections) connection.end()
+  for (const request of requests) request.close(http2.constants.NGHTTP2_NO_ERROR)
+  await until(() => [...streams].every(({ aborted }) => aborted))
+  late.resolve()
+  await until(() => streams.size === 0, () => `${streams.size} streams to be let go of`)
+  // Of a session that is told goodbye and is gone Node asks those that are left.
+  session.goaway()
+  await turns()
+  session.destroy()
+  await app.close()
+  t.match(app.sse.stats(), { open: 0, opened: 2, closed: { ended: 2 } })
+})
