@@ -12,12 +12,13 @@ import type { SseConnection } from './diagnostics.ts'
 import { draw } from './durations.ts'
 import { InvalidOption } from './errors.ts'
 import { KEEP_ALIVE, retryFrame } from './frame.ts'
+import { http2ConnectionOf, type Http2Connection } from './http2-connection.ts'
 import { lifetimeOf, type Lifetime } from './lifetime.ts'
 import type { Failure } from './log.ts'
 import type { ResolvedOptions } from './options.ts'
 import { Pieces, type Shareable } from './pieces.ts'
 import type { Happening, Reporter } from './reporter.ts'
-import { closeAfter, destroyConnection, dropBody, finishGone, isGone, onceGone, type RawResponse } from './response.ts'
+import { closeAfter, destroySocket, dropBody, finishGone, isGone, onceGone, type RawResponse } from './response.ts'
 import type { EndReason } from './stats.ts'
 import type { Lines } from './timeouts.ts'
 import { Writer, type Destination, type Owner } from './writer.ts'
@@ -256,11 +257,16 @@ export class Connection extends AsyncResource implements SseConnection, Owner {
     this.finish('shutdown', last)
   }
 
-  /** Breaks the client's connection off, as the server cannot wait any longer. */
+  /** Breaks the stream off, and over HTTP/1 the client's connection, as the server cannot wait any longer. */
   breakOff (): void {
     this.finish('shutdown')
-    destroyConnection(this.#response)
+    destroySocket(this.#response)
     this.#writer.destroy()
+  }
+
+  /** That of its client, over HTTP/2. Undefined when the stream is gone. */
+  get http2Connection (): Http2Connection | undefined {
+    return http2ConnectionOf(this.#response)
   }
 
   /** Gives its place back, once: when its response is gone, or when another stream is to answer its request. */
@@ -281,6 +287,9 @@ export class Connection extends AsyncResource implements SseConnection, Owner {
   }
 
   onStalled (): void {
+    const { writeTimeout } = this.options
+    // Where the client does not read what is below its streams, either, breaking off the stream alone would leave that for good.
+    if (writeTimeout !== false) this.http2Connection?.breakOffUnlessRead(writeTimeout)
     if (this.reason === undefined) this.finish('write-timeout')
     else this.#writer.destroy()
   }

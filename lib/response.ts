@@ -153,12 +153,11 @@ export function destroyResponse (response: RawResponse): void {
   else response.destroy()
 }
 
-/** Breaks off the client's connection, with all that is on it. */
-export function destroyConnection (response: RawResponse): void {
-  if (isHttp2(response)) response.stream?.session?.destroy()
-  else (response.req.socket as Partial<Socket>).destroy?.()
+/** Breaks off the connection of an HTTP/1 client. That of an HTTP/2 client may have other streams, and outlive this one. */
+export function destroySocket (response: RawResponse): void {
+  if (!isHttp2(response)) (response.req.socket as Partial<Socket>).destroy?.()
 }
 
-function isHttp2 (response: RawResponse): response is Http2ServerResponse {
+export function isHttp2 (response: RawResponse): response is Http2ServerResponse {
   return 'stream' in response
 }

@@ -1,5 +1,6 @@
 /** The open streams of a server that closes: each is ended in its time, and none can hold the server up. */
 import type { Connection } from './connection.ts'
+import type { Http2Connection } from './http2-connection.ts'
 import { retryFrame } from './frame.ts'
 import { drawReturn } from './durations.ts'
 
@@ -13,6 +14,7 @@ export const GRACE = 1_000
  */
 export async function endAll (connections: ReadonlySet<Connection>, ms: number): Promise<void> {
   const all = [...connections]
+  const shared = new Set(all.map(({ http2Connection }) => http2Connection).filter((each) => each !== undefined))
   const open = all.filter((connection) => connection.reason === undefined)
   const timers = open.map((connection, index) => {
     const delay = Math.floor(ms * index / open.length)
@@ -21,11 +23,16 @@ export async function endAll (connections: ReadonlySet<Connection>, ms: number):
   })
   const deadline = new Promise<void>((resolve) => {
     timers.push(setTimeout(() => {
-      for (const connection of all) connection.breakOff()
+      for (const each of [...all, ...shared]) each.breakOff()
       resolve()
     }, ms + GRACE))
   })
-  const gone = all.map((connection) => new Promise<void>((resolve) => connection.onceGone(resolve)))
-  await Promise.race([Promise.all(gone), deadline])
+  await Promise.race([allRead(all, shared), deadline])
   for (const timer of timers) clearTimeout(timer)
+}
+
+/** The streams are gone, and what is left of them on connections that have others is read. */
+async function allRead (connections: readonly Connection[], shared: ReadonlySet<Http2Connection>): Promise<void> {
+  await Promise.all(connections.map((connection) => new Promise<void>((resolve) => connection.onceGone(resolve))))
+  await Promise.all([...shared].map((each) => each.read()))
 }

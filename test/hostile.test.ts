@@ -1,7 +1,8 @@
 /** What clients and applications can do at their worst: the server lives, and counters come back to zero. */
+import { once } from 'node:events'
 import http2 from 'node:http2'
 import net from 'node:net'
-import t from 'tap'
+import t, { type Test } from 'tap'
 import type { FastifyServerOptions } from 'fastify'
 import { connect, createApp, deferred, idleSource, listen, logInto, ownClock, turns, until } from './helpers.ts'
 import { start } from './program.ts'
@@ -227,4 +228,87 @@ t.test('HTTP/2: a stream that is reset without an error, with its bytes unread, 
   session.destroy()
   await app.close()
   t.match(app.sse.stats(), { open: 0, opened: 2, closed: { ended: 2 } })
+})
+
+/** An HTTP/2 session whose bytes go through a socket in between: after `stall()` nothing that the server sends is read. */
+async function startStallable (t: Test, port: number) {
+  let stall!: () => void
+  const between = net.createServer((client) => {
+    const upstream = net.connect(port, '127.0.0.1').on('error', () => {})
+    client.on('error', () => {}).pipe(upstream).pipe(client)
+    t.after(() => { upstream.destroy() })
+    stall = () => { upstream.unpipe(client).pause() }
+  })
+  t.after(() => { between.close() })
+  await new Promise<void>((resolve) => { between.listen(0, '127.0.0.1', resolve) })
+  const session = http2.connect(`http://127.0.0.1:${(between.address() as net.AddressInfo).port}`).on('error', () => {})
+  t.after(() => session.destroy())
+  return { session, stall: () => stall() }
+}
+
+for (const goaway of [false, true]) {
+  t.test(`HTTP/2: a client that reads nothing from its socket${goaway ? ', having said goodbye,' : ''} holds no closing server up`, async (t) => {
+    const app = await createApp(t, {}, { http2: true } as FastifyServerOptions)
+    app.get('/', async (request, reply) => reply.sse(idleSource({ data: 1 }).source))
+    const { session, stall } = await startStallable(t, await listen(app))
+    const stream = session.request({ ':path': '/' }).on('error', () => {})
+    await once(stream, 'data')
+    stall()
+    if (goaway) session.goaway()
+    await turns(20)
+    const clock = ownClock(t)
+    const closing = app.close()
+    await turns()
+    await clock.tickAsync(999)
+    await until(() => app.sse.stats().open === 0)
+    await turns(50)
+    await clock.tickAsync(1)
+    await closing
+    t.match(app.sse.stats(), { closed: { shutdown: 1 } })
+  })
+}
+
+t.test('HTTP/2: a client that reads nothing from its socket for twice the writeTimeout has no connection any more', async (t) => {
+  const app = await createApp(t, { writeTimeout: 1_000, keepAlive: false }, { http2: true } as FastifyServerOptions)
+  app.get('/', async (request, reply) => reply.sse(function * () { for (;;) yield { raw: 'x'.repeat(10_000) } }))
+  const sockets = new Set<net.Socket>()
+  app.server.on('connection', (socket: net.Socket) => {
+    sockets.add(socket)
+    socket.on('close', () => sockets.delete(socket))
+  })
+  const { session, stall } = await startStallable(t, await listen(app))
+  const clock = ownClock(t)
+  session.request({ ':path': '/' }).on('error', () => {}).once('data', stall).resume()
+  await until(() => [...app.sse.connections].some(({ behind }) => behind))
+  await turns(50)
+  await clock.tickAsync(1_000)
+  await until(() => app.sse.stats().closed['write-timeout'] === 1)
+  t.equal(sockets.size, 1, 'it is asked whether it reads at all')
+  await turns(50)
+  await clock.tickAsync(1_000)
+  await until(() => sockets.size === 0)
+})
+
+t.test('HTTP/2: a client that does not read one stream keeps the others', async (t) => {
+  const app = await createApp(t, { writeTimeout: 1_000, keepAlive: false }, { http2: true } as FastifyServerOptions)
+  app.get('/', async (request, reply) => reply.sse(function * () { for (;;) yield { raw: 'x'.repeat(10_000) } }))
+  const channel = app.sse.channel('c')
+  app.get('/channel', async (request, reply) => reply.sse(channel))
+  const session = http2.connect(`http://127.0.0.1:${await listen(app)}`)
+  t.after(() => session.destroy())
+  let received = ''
+  session.request({ ':path': '/channel' }).setEncoding('utf8').on('data', (text: string) => { received += text })
+  await until(() => received !== '')
+  const clock = ownClock(t)
+  session.request({ ':path': '/' }).on('error', () => {})
+  await until(() => [...app.sse.connections].some(({ behind }) => behind))
+  await turns(50)
+  await clock.tickAsync(1_000)
+  await until(() => app.sse.stats().closed['write-timeout'] === 1)
+  // Its answer to the question has come before that to this.
+  await new Promise((resolve) => session.ping(resolve))
+  await clock.tickAsync(1_000)
+  await channel.publish({ data: 'still here' })
+  await until(() => received.includes('still here'))
+  t.match(app.sse.stats(), { open: 1, closed: { 'write-timeout': 1 } })
 })
