@@ -6,6 +6,8 @@ import { fileURLToPath } from 'node:url'
 import t from 'tap'
 import { ChannelLaw, CountLaw, Ledger } from './soak/law.ts'
 import { textOf, type Told } from './soak/plan.ts'
+import type { Holdings } from './soak/server.ts'
+import { breaches } from './soak/verdict.ts'
 
 t.test('clients that come and go in every way are given everything, and the server is left with nothing', async (t) => {
   const child = spawn('npm', ['run', '--silent', 'soak', '--', '--minutes', '0.15', '--clients', '200'], {
@@ -55,4 +57,35 @@ t.test('what breaks the law is found', async (t) => {
   give(1, 'another text')
   law.end()
   t.match(ledger.faults, [/has come to the end at event 1 of 2/, /event 1 spoiled/])
+})
+
+t.test('what a server still holds, or holds more of than before, is a breach', async (t) => {
+  const early: Holdings = {
+    heap: 20_000_000, outside: 3_000_000, rss: 90_000_000, sockets: 0, sources: 0, open: 0, listed: 0, uncounted: 0,
+    listeners: { server: 9, process: 4 }, handles: { TCPServerWrap: 1, Timeout: 2 }
+  }
+  const opened = 10_000
+  const breachesOf = (late: Partial<Holdings>, changed: Partial<Holdings> = {}) => {
+    return breaches({ ...early, ...changed }, { ...early, ...late }, { opened } as Parameters<typeof breaches>[2])
+  }
+  t.same(breachesOf({}), [])
+  t.same(breachesOf({ heap: 15_000_000, outside: 1_000_000, rss: 500_000_000 }), [], 'less memory, of which RSS is no part')
+  t.same(breachesOf({ handles: { Timeout: 2, TCPServerWrap: 1 } }), [], 'the same in another order')
+  for (const what of ['sockets', 'sources', 'open', 'listed', 'uncounted'] as const) {
+    t.same(breachesOf({ [what]: 1 }), [`late, when nobody was left: ${what} 1`])
+    t.same(breachesOf({}, { [what]: 2 }), [`early, when nobody was left: ${what} 2`])
+    t.same(breachesOf({ [what]: -1 }), [`late, when nobody was left: ${what} -1`], 'counted as closed twice')
+  }
+  t.match(breachesOf({ listeners: { server: 10, process: 4 } }), [/^listeners and handles were .*"server":9.*, and are .*"server":10/])
+  t.match(breachesOf({ listeners: { server: 9, process: 5 } }), [/"process":4.*"process":5/])
+  t.match(breachesOf({ handles: { TCPServerWrap: 1, Timeout: 3 } }), [/"Timeout":2.*"Timeout":3/])
+  t.match(breachesOf({ handles: { TCPServerWrap: 1, Timeout: 2, FSReqCallback: 1 } }), [/and are .*"FSReqCallback":1/])
+  // A megabyte and a half, and 16 bytes for each stream.
+  const allowance = 1_500_000 + 16 * opened
+  for (const what of ['heap', 'outside'] as const) {
+    t.same(breachesOf({ [what]: early[what] + allowance }), [])
+    t.same(breachesOf({ [what]: early[what] + allowance + 1 }),
+      [`the memory (${what}) has grown by ${allowance + 1} bytes, more than ${allowance}`])
+  }
+  t.equal(breachesOf({ heap: 40_000_000, outside: 40_000_000, open: 3, handles: {} }).length, 4, 'each is told')
 })

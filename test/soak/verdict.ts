@@ -27,7 +27,9 @@ export function breaches (early: Holdings, late: Holdings, { opened }: Stats): s
       must(count === 0, `${when}, when nobody was left: ${what} ${count}`)
     }
   }
-  const shape = ({ listeners, handles }: Holdings) => JSON.stringify({ listeners, handles })
+  // In the order of their names, as Node lists handles in that of their making.
+  const inOrder = (counts: Record<string, number>) => Object.fromEntries(Object.entries(counts).sort())
+  const shape = ({ listeners, handles }: Holdings) => JSON.stringify({ listeners, handles: inOrder(handles) })
   must(shape(late) === shape(early), `listeners and handles were ${shape(early)}, and are ${shape(late)}`)
   const allowance = ALLOWANCE.always + ALLOWANCE.stream * opened
   for (const what of ['heap', 'outside'] as const) {
