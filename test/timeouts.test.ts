@@ -1,5 +1,5 @@
 /** What ends or delays a stream by the clock: writeTimeout, maxDuration, retry, and the lines that connections wait in. */
-import FakeTimers from '@sinonjs/fake-timers'
+import FakeTimers, { type Clock } from '@sinonjs/fake-timers'
 import fc from 'fast-check'
 import type { FastifyInstance } from 'fastify'
 import assert from 'node:assert/strict'
@@ -545,6 +545,78 @@ t.test('small writes on top of what is unread do not put the cut off', async (t)
     })
   }
 })
+
+for (const hours of [1, -1]) {
+  const step = (clock: Clock) => clock.setSystemTime(Date.now() + hours * 3_600_000)
+
+  t.test(`the wall clock steps by ${hours} h: a client that stalls meanwhile is cut off after writeTimeout`, async (t) => {
+    for (const keepAlive of [false, 100, 400] as const) {
+      await t.test(`keepAlive ${keepAlive}`, async (t) => {
+        const app = await createApp(t, { keepAlive, writeTimeout: 1_000 })
+        const { clock, stalled } = await stall(t, app, 4_096, unread)
+        await stalled
+        await clock.tickAsync(500)
+        step(clock)
+        await clock.tickAsync(499)
+        await turns()
+        t.equal(app.sse.stats().open, 1)
+        await clock.tickAsync(1)
+        await turns()
+        t.match(app.sse.stats(), { open: 0, closed: { 'write-timeout': 1 } })
+      })
+    }
+  })
+
+  t.test(`the wall clock steps by ${hours} h: comments are sent every keepAlive`, async (t) => {
+    const app = await createApp(t, { keepAlive: 6_400, writeTimeout: false })
+    app.get('/', (_, reply) => reply.sse(idleSource({ data: 1 }).source))
+    const port = await listen(app)
+    const clock = ownClock(t)
+    const client = connect(t, port).get('/')
+    await client.until('data: 1\n\n')
+    for (let sent = 1; sent <= 3; sent++) {
+      await clock.tickAsync(3_000)
+      step(clock)
+      // A comment may be early by 1/64 where others are due, and there is nobody else.
+      await clock.tickAsync(3_399)
+      await turns()
+      t.equal(client.body, 'data: 1\n\n' + ':\n\n'.repeat(sent - 1), 'not before')
+      await clock.tickAsync(1)
+      await client.until(new RegExp(`(:\\n\\n[^:]*){${sent}}$`))
+    }
+  })
+
+  t.test(`the wall clock steps by ${hours} h: maxDuration and revalidateEvery come in their time`, async (t) => {
+    const count = { asked: 0 }
+    const app = await createApp(t)
+    app.get('/', (_, reply) => reply.sse(idleSource({ data: 1 }).source, { maxDuration: 10_000 }))
+    const revalidate = () => ++count.asked < 3
+    app.get('/asked', (_, reply) => reply.sse(idleSource({ data: 1 }).source, { revalidate, revalidateEvery: 1_000 }))
+    const port = await listen(app)
+    const clock = ownClock(t)
+    const [client, another] = ['/', '/asked'].map((path) => connect(t, port).get(path))
+    await Promise.all([client!.until('data: 1\n\n'), another!.until('data: 1\n\n')])
+    // The first question comes at any time within the first second.
+    while (count.asked === 0) await clock.tickAsync(1)
+    await clock.tickAsync(500)
+    step(clock)
+    await clock.tickAsync(499)
+    t.equal(count.asked, 1)
+    await clock.tickAsync(1)
+    t.equal(count.asked, 2)
+    step(clock)
+    await clock.tickAsync(999)
+    t.match(app.sse.stats(), { open: 2, closed: { revoked: 0 } })
+    await clock.tickAsync(1)
+    await until(() => app.sse.stats().closed.revoked === 1)
+    await clock.tickAsync(10_000 - performance.now() - 1)
+    step(clock)
+    await turns()
+    t.equal(app.sse.stats().open, 1)
+    await clock.tickAsync(1)
+    await until(() => app.sse.stats().closed['max-duration'] === 1)
+  })
+}
 
 t.test('a response that has ended is not kept for a client that does not read its rest', async (t) => {
   const app = await createApp(t, { writeTimeout: 1_000 })
