@@ -108,18 +108,35 @@ local function ring(...)
   redis.call('PEXPIRE', news, DAY)
 end
 
-local function store(channel, header, text, size, events)
+-- The ID of the newest entry that there ever was, whoever has put it there.
+local function newestOfAll()
+  local info = redis.pcall('XINFO', 'STREAM', log)
+  for index = 1, #info, 2 do
+    if info[index] == 'last-generated-id' then return info[index + 1] end
+  end
+end
+
+-- What others have put there with an ID of the future is followed: until its time had come nothing could be added before it.
+local function add(channel, events, ...)
   local id = following(channel.last)
+  local done = redis.pcall('XADD', log, 'MAXLEN', '~', events, id, 'p', channel.last, ...)
+  if type(done) ~= 'table' or not done.err then return id end
+  local newest = newestOfAll()
+  if newest and not isAfter(id, newest) then id = following(newest) end
+  redis.call('XADD', log, 'MAXLEN', '~', events, id, 'p', channel.last, ...)
+  return id
+end
+
+local function store(channel, header, text, size, events)
   channel.bytes = channel.bytes + size
-  redis.call('XADD', log, 'MAXLEN', '~', events, id, 'p', channel.last, 'b', digits(channel.bytes), 'h', header, 't', text)
+  local id = add(channel, events, 'b', digits(channel.bytes), 'h', header, 't', text)
   redis.call('HSET', state, 'last', id, 'bytes', digits(channel.bytes), 'age', channel.age or '')
   channel.last = id
 end
 
 -- Those who listen need some time to read that it is closed.
 local function close(channel, forgetAfter)
-  local id = following(channel.last)
-  redis.call('XADD', log, id, 'p', channel.last, 'end', '1')
+  local id = add(channel, MOST, 'end', '1')
   redis.call('HSET', state, 'closed', '1')
   redis.call('HDEL', state, 'owner', 'due', 'doubt', 'lease', 'until', 'forgetAfter', 'header', 'text', 'size')
   for _, key in ipairs({ log, state }) do
