@@ -61,8 +61,16 @@ t.test('what breaks the law is found', async (t) => {
 
 t.test('what a server still holds, or holds more of than before, is a breach', async (t) => {
   const early: Holdings = {
-    heap: 20_000_000, outside: 3_000_000, rss: 90_000_000, sockets: 0, sources: 0, open: 0, listed: 0, uncounted: 0,
-    listeners: { server: 9, process: 4 }, handles: { TCPServerWrap: 1, Timeout: 2 }
+    heap: 20_000_000,
+    outside: 3_000_000,
+    rss: 90_000_000,
+    sockets: 0,
+    sources: 0,
+    open: 0,
+    listed: 0,
+    uncounted: 0,
+    listeners: { server: 9, process: 4 },
+    handles: { TCPServerWrap: 1, Timeout: 2 }
   }
   const opened = 10_000
   const breachesOf = (late: Partial<Holdings>, changed: Partial<Holdings> = {}) => {
