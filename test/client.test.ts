@@ -579,6 +579,45 @@ t.test('a view checks on receipt, if asked, and tells who is to be told', async 
   t.ok(source.closed)
 })
 
+t.test('what onInvalid throws is reported as any error of a listener: nothing hangs, and the next event arrives', async (t) => {
+  const goOn = deferred()
+  const { app, url } = await start(t, (_, reply) => reply.sse(async function * () {
+    yield { event: 'price', data: { eur: 'wrong' } }
+    yield { event: 'price', data: { eur: 1 } }
+    await goOn.promise
+    yield { event: 'price', data: { eur: 'wrong again' } }
+    yield { event: 'price', data: { eur: 2 } }
+    await new Promise(() => {})
+  }))
+  const source = new EventSource(url)
+  t.after(() => source.close())
+  const reported: unknown[] = []
+  // Where browsers have the error event of the page, Node has this; `npm eventsource` calls listeners as Node's EventTarget does.
+  const report = (error: unknown) => { reported.push(error) }
+  process.setUncaughtExceptionCaptureCallback(report)
+  t.after(() => process.setUncaughtExceptionCaptureCallback(null))
+  const invalid: any[] = []
+  const view = typedEventSource<typeof events>(source, {
+    check: ({ data }) => typeof (data as { eur: unknown }).eur === 'number',
+    onInvalid (error) {
+      invalid.push(error)
+      throw new Error(`of onInvalid, ${invalid.length}`)
+    }
+  })
+  const [seen, seenByAnother]: unknown[][] = [[], []]
+  view.on('price', ({ data }) => seen!.push(data))
+  typedEventSource<any>(source).on('price', ({ data }) => seenByAnother!.push(data))
+  await until(() => seen!.length === 1)
+  goOn.resolve()
+  await until(() => seen!.length === 2 && reported.length === 2, () => JSON.stringify({ seen, reported: reported.map(String) }))
+  t.same(seen, [{ eur: 1 }, { eur: 2 }], 'a listener is given what is right')
+  t.equal(seenByAnother!.length, 4, 'and others are given all')
+  t.match(invalid, [{ code: 'SSE_INVALID_DATA' }, { code: 'SSE_INVALID_DATA' }])
+  t.match(reported, [{ message: 'of onInvalid, 1' }, { message: 'of onInvalid, 2' }], 'each once, and not given to onInvalid itself')
+  t.equal(source.readyState, EventSource.OPEN)
+  t.match(app.sse.stats(), { opened: 1, open: 1 }, 'on the same connection')
+})
+
 t.test('it is small, and needs nothing', async (t) => {
   const { outputFiles, metafile } = await build({
     entryPoints: [join(root, 'lib/client/index.ts')],

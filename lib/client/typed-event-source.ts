@@ -23,7 +23,7 @@ export interface TypedEventSourceOptions<Events> {
   check?: Check<Events> | undefined
   /**
    * Is given the error SSE_INVALID_DATA, or what `check` has thrown, and the listener is not called. Default: it is thrown
-   * where the EventSource calls its listeners, so that it is reported as any error of theirs.
+   * where the EventSource calls its listeners, so that it is reported as any error of theirs. What `onInvalid` throws is, too.
    */
   onInvalid?: ((error: unknown) => void) | undefined
 }
