@@ -99,9 +99,10 @@ t.test('over HTTP/2 fifty streams of two tabs are one connection; each is told a
   t.notOk(session!.closed)
 })
 
-t.test('a tab that is hidden is told all as it comes; one that is frozen, when it goes on, or it is told of a gap', { skip }, async (t) => {
+t.test('a tab that is hidden is told all as it comes, and goes on when it is shown; one that is frozen, when it goes on, or it is told of a gap', { skip }, async (t) => {
   const numbers = new Numbers()
-  const port = await listen(await numbers.createApp(t))
+  const app = await numbers.createApp(t)
+  const port = await listen(app)
   const page = await openTab(t, `http://127.0.0.1:${port}/readers`)
   await numbers.untilRead(2)
   await numbers.publish()
@@ -134,6 +135,14 @@ t.test('a tab that is hidden is told all as it comes; one that is frozen, when i
     await numbers.untilRead(2)
   }
   t.equal(await page.evaluate('document.visibilityState'), 'hidden')
+
+  const open = () => [...app.sse.connections]
+  const before = open()
+  await page.bringToFront()
+  await untilTrue(page, "document.visibilityState === 'visible'")
+  await numbers.publish(2)
+  await numbers.areTold(t, page, 'shown again')
+  t.strictSame(open().map((connection) => before.indexOf(connection)), [0, 1], 'by the streams that were open while it was hidden')
 })
 
 t.test('a page that was left and come back to is told what came meanwhile; another tab has been told already', { skip }, async (t) => {
