@@ -11,19 +11,18 @@ import type { Test } from 'tap'
 import type { SseChannel, SseOptions } from '../index.ts'
 import { chromiumPath } from './chromium.mjs'
 import { createApp, listen, turns, until } from './helpers.ts'
+import { demand, leftOut } from './needs.mjs'
 
-const executablePath = chromiumPath()
-
-/** Why tests are left out: a developer may have no browser; where everything must be tested, there must be one. */
-export const noBrowser = executablePath === undefined && process.env.CI !== 'true' && 'Chromium is missing'
+/** Why tests are left out; false: they are not. */
+export const noBrowser = leftOut('chromium')
 
 const ARGS = ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
   '--disable-background-networking', '--disable-component-update', '--disable-sync']
 
 /** A browser that is gone after the test. */
 export async function launch (t: Test, { args = [], ...options }: LaunchOptions = {}): Promise<Browser> {
-  if (executablePath === undefined) throw new Error('Chromium is missing: install it, or set CHROMIUM to its path')
-  const browser = await chromium.launch({ executablePath, args: [...ARGS, ...args], ...options })
+  demand('chromium')
+  const browser = await chromium.launch({ executablePath: chromiumPath()!, args: [...ARGS, ...args], ...options })
   t.after(() => browser.close())
   return browser
 }

@@ -8,7 +8,8 @@ import t, { type Test } from 'tap'
 import sse, { createHub, memoryBroker, type Broker } from '../index.ts'
 import { fetchEvents } from '../lib/client/index.ts'
 import { connect, deferred, idleSource, RawClient } from './helpers.ts'
-import { documented, missing, nginxAround, quietPort, startProxyProcess, type ProxyProcess } from './proxy-process.ts'
+import { leftOut } from './needs.mjs'
+import { documented, nginxAround, quietPort, startProxyProcess, type ProxyProcess } from './proxy-process.ts'
 
 /** How long a proxy waits for either end, in ms, where it is impatient. */
 const IMPATIENT = 2_000
@@ -401,7 +402,7 @@ function testsOf (command: 'nginx' | 'haproxy', test: (name: string, check: (t: 
 }
 
 for (const [command, configure] of [['nginx', nginx], ['haproxy', haproxy]] as const) {
-  t.test(command, { skip: missing(command) }, async (t) => {
+  t.test(command, { skip: leftOut(command) }, async (t) => {
     const ports = await freePorts()
     const proxy = await startProxyProcess(t, command, ports.documented, (proxy) => configure(ports, proxy))
     testsOf(command, (name, check) => { t.test(name, (t) => check(t, { ports, proxy })) })

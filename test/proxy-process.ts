@@ -1,5 +1,5 @@
 /** Real proxies for the tests, each in a folder and a process of its own, configured by what docs/operations.md says. */
-import { spawn, spawnSync, type ChildProcess } from 'node:child_process'
+import { spawn, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import net from 'node:net'
@@ -7,17 +7,13 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as pause } from 'node:timers/promises'
 import type { Test } from 'tap'
+import { demand } from './needs.mjs'
 
 const docs = readFileSync(new URL('../docs/operations.md', import.meta.url), 'utf8')
 
 /** A block of the docs, as somebody would copy it. */
 export function documented (language: 'nginx' | 'haproxy' | 'http'): string {
   return new RegExp(`^\`\`\`${language}\\n([^]*?)^\`\`\`$`, 'm').exec(docs)![1]!
-}
-
-/** Why the tests of a proxy are left out; false: they are not. */
-export function missing (command: 'nginx' | 'haproxy'): string | false {
-  return spawnSync(command, ['-v']).status === 0 ? false : `${command} is missing: apt-get install ${command}`
 }
 
 export class ProxyProcess {
@@ -117,6 +113,7 @@ export async function quietPort (): Promise<number> {
 export async function startProxyProcess (
   t: Test, command: 'nginx' | 'haproxy', port: number, configure: (proxy: ProxyProcess) => string
 ): Promise<ProxyProcess> {
+  demand(command)
   const proxy = new ProxyProcess(command, port)
   t.after(() => proxy.end())
   proxy.write('conf', configure(proxy))

@@ -2,7 +2,7 @@
  * Redis servers of the tests' own: each on a free port, with its files in a folder of its own, gone after the test; what
  * stands between them and their clients; and what was published through them, held against what readers were told.
  */
-import { spawn, spawnSync, type ChildProcess } from 'node:child_process'
+import { spawn, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtempSync, rmSync } from 'node:fs'
 import net, { type AddressInfo, type Socket } from 'node:net'
@@ -12,11 +12,10 @@ import { Redis } from 'ioredis'
 import type { Test } from 'tap'
 import { redisBroker, type GapEvent, type ReceivedEvent, type RedisBroker, type RedisBrokerOptions, type SseChannel, type SseSubscription } from '../index.ts'
 import { compareEntryIds } from '../lib/entry-id.ts'
+import { demand, leftOut } from './needs.mjs'
 
 /** Why tests that need a server are left out; false: they are not. */
-export const noRedis = spawnSync('redis-server', ['--version']).status === 0
-  ? false
-  : 'redis-server is missing: apt-get install redis-server'
+export const noRedis = leftOut('redis-server')
 
 export class RedisServer {
   readonly port: number
@@ -67,6 +66,7 @@ export class RedisServer {
 
 /** A server that is gone after the test. It keeps nothing on disk, unless options say so. */
 export async function startRedis (t: Test, ...options: string[]): Promise<RedisServer> {
+  demand('redis-server')
   const server = new RedisServer(await freePort(), options)
   t.after(() => server.end())
   await server.start()

@@ -4,25 +4,15 @@
  */
 import { spawnSync } from 'node:child_process'
 import { existsSync, readFileSync, rmSync } from 'node:fs'
-import { install } from './apt.mjs'
-import { chromiumPath } from './chromium.mjs'
+import { installMissing, isDemanded, missing, NEEDS } from './needs.mjs'
 
 const nodes = process.argv.slice(2)
 let passed = 0
 let failed = 0
 
-const isMissing = (server) => spawnSync(server, ['-v']).status !== 0
-
-if (chromiumPath() === undefined) install('chromium')
-// Debian's packages have the names of what they bring.
-for (const server of ['redis-server', 'nginx', 'haproxy']) {
-  if (isMissing(server)) install(server)
-  if (!isMissing(server)) continue
-  console.log(`${server} is missing, so the tests that need it are left out. \`apt-get install ${server}\` brings it on Debian.`)
-}
-if (chromiumPath() === undefined) {
-  console.log('Chromium is missing, so the browser tests are left out. `apt-get install chromium` brings it on Debian;\n' +
-    'elsewhere install Chrome or Chromium and set CHROMIUM to its path.')
+installMissing()
+for (const message of NEEDS.map(missing)) {
+  if (message) console.log(`${message}. The tests that need it ${isDemanded() ? 'fail' : 'are left out'}.`)
 }
 if (nodes.length === 0) {
   step('lint', 'eslint', '.')
