@@ -66,7 +66,7 @@ export type SseErrorCode =
   | 'FST_SSE_INVALID_SCHEMA'
   /** 400. The last event ID is one that no server could have sent: with a NUL, a line end, or more than 1,024 bytes. */
   | 'FST_SSE_INVALID_LAST_EVENT_ID'
-  /** 500. `reply.sse` was called on a reply that is already being answered. */
+  /** 500. `reply.sse` was called on a reply that is already being answered, or whose handler had ended. */
   | 'FST_SSE_ALREADY_SENT'
   /** 500. The plugin was registered where it is there already, or another plugin has taken its decorators. */
   | 'FST_SSE_ALREADY_REGISTERED'

@@ -61,7 +61,7 @@ interface Prepared extends StreamRoute, Omit<Settings, 'place' | 'options'> {
 function prepare (plugin: Plugin, reply: StreamReply, source: unknown, callOptions: CallOptions | undefined): Prepared {
   try {
     if (reply[kStream] !== null) throw new AlreadySent('it was called already for this request, which gets one stream: make one source of all')
-    if (reply.sent || reply.raw.headersSent) throw new AlreadySent('call it instead of reply.send, reply.hijack or reply.raw, not after it')
+    checkUnsent(reply)
     const route = plugin.routes.of(reply.request)
     const { payloads } = route
     const options = resolveCallOptions(route.options, callOptions)
@@ -74,6 +74,22 @@ function prepare (plugin: Plugin, reply: StreamReply, source: unknown, callOptio
     if (!(source instanceof Subscription)) letGo(source)
     throw error
   }
+}
+
+/**
+ * An async handler that ends with nothing is sent as an empty answer, as is reply.send(). What else Fastify has sent may have
+ * been returned by the handler, or given to reply.send, and nobody can know which.
+ * @throws {AlreadySent}
+ */
+function checkUnsent (reply: FastifyReply): void {
+  const { sent, raw } = reply
+  if (!sent && !raw.headersSent) return
+  if (sent && !raw.writableEnded) throw new AlreadySent('the reply was hijacked before: call reply.sse instead of reply.hijack')
+  throw new AlreadySent(reply.getHeader('content-length') === '0'
+    ? 'an empty answer was sent before, as the handler had ended: return, or await, what calls reply.sse ' +
+      '(or reply.send() was called: call reply.sse instead)'
+    : 'another answer was sent before: call reply.sse instead of reply.send or reply.raw; or, where the handler had ended, ' +
+      'return, or await, what calls reply.sse')
 }
 
 /** The content coding that is used; undefined: none is wanted, accepted, or left to us by the handler. */

@@ -156,7 +156,11 @@ const BY_THE_FIRST_REQUEST: [written: string, route: Handler | { handler: Handle
 ]
 
 const ANOTHER = 'reply.sse was called, but another answer was sent: return reply.sse(…) from the handler, or the hook'
-const NOT_AFTER = 'reply.sse: call it instead of reply.send, reply.hijack or reply.raw, not after it'
+const NOT_AFTER = 'reply.sse: another answer was sent before: call reply.sse instead of reply.send or reply.raw; or, where the handler ' +
+  'had ended, return, or await, what calls reply.sse'
+const HIJACKED = 'reply.sse: the reply was hijacked before: call reply.sse instead of reply.hijack'
+const HAD_ENDED = 'reply.sse: an empty answer was sent before, as the handler had ended: return, or await, what calls reply.sse ' +
+  '(or reply.send() was called: call reply.sse instead)'
 const FASTIFY = 'Reply was already sent, did you forget to "return reply" in "/" (GET)?'
 const hook = (name: string) => ({ [name]: async (request: FastifyRequest, reply: Reply) => { reply.sse([price]) } })
 
@@ -166,9 +170,31 @@ const IN_THE_LOG: [written: string, route: object, handler: Handler, answer: str
   ['in a hook that does not return the reply', hook('preHandler'), async () => 'x', 'x', ANOTHER],
   ['after reply.send', {}, async (request, reply) => { reply.send('x'); return reply.sse([price]) }, 'x', NOT_AFTER],
   ['after reply.send, not async', {}, (request, reply) => { reply.send('x'); reply.sse([price]) }, 'x', FASTIFY],
-  ['after reply.hijack', {}, async (request, reply) => { reply.hijack().raw.end('x'); reply.sse([price]) }, 'x', NOT_AFTER],
+  ['after reply.hijack and reply.raw', {}, async (request, reply) => { reply.hijack().raw.end('x'); reply.sse([price]) }, 'x', NOT_AFTER],
+  ['after reply.raw', {}, async (request, reply) => { reply.raw.writeHead(200).end('x'); reply.sse([price]) }, 'x', NOT_AFTER],
   ['in an onResponse hook', hook('onResponse'), async () => 'x', 'x', NOT_AFTER],
   ['in an onSend hook', hook('onSend'), async () => 'x', 'x', ANOTHER]
+]
+
+/** Calls of reply.sse that nobody returns or awaits; `tell` is given what they throw, which would end the process. */
+type Late = (reply: Reply, tell: (error: Error) => void) => unknown
+
+const TOO_LATE: [written: string, handler: Late, seen: string][] = [
+  ['a helper, not awaited', async (reply, tell) => {
+    const help = async () => { await turns(); reply.sse([price]) }
+    help().catch(tell)
+  }, HAD_ENDED],
+  ['.then, not returned', async (reply, tell) => { turns().then(() => reply.sse([price])).catch(tell) }, HAD_ENDED],
+  ['a timer', async (reply, tell) => {
+    setTimeout(() => { turns().then(() => reply.sse([price])).catch(tell) })
+  }, HAD_ENDED],
+  ['beside something that is returned', async (reply, tell) => { turns().then(() => reply.sse([price])).catch(tell); return 'x' }, NOT_AFTER],
+  ['reply.send()', (reply, tell) => { reply.send(); turns().then(() => reply.sse([price])).catch(tell) }, HAD_ENDED],
+  ['reply.hijack', (reply, tell) => {
+    reply.hijack()
+    try { reply.sse([price]) } catch (error) { tell(error as Error) }
+    reply.raw.end()
+  }, HIJACKED]
 ]
 
 const PRICE = 'event: price\ndata: {"eur":1}\n\n'
@@ -218,6 +244,18 @@ t.test('in the log alone, where the client has another answer', async (t) => {
     t.equal((await app.inject('/')).payload, answer, written)
     await turns()
     t.strictSame(logged, [seen], `${written}: the log`)
+    await app.close()
+  }
+})
+
+t.test('by the call alone, which comes too late', async (t) => {
+  for (const [written, handler, seen] of TOO_LATE) {
+    const { app } = await createLogged(t)
+    const message = new Promise((resolve) => {
+      app.get('/', (request, reply) => handler(reply as Reply, (error) => resolve(error.message)) as never)
+    })
+    t.equal((await app.inject('/')).statusCode, 200, written)
+    t.equal(await message, seen, written)
     await app.close()
   }
 })
