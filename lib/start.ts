@@ -9,10 +9,10 @@ import type { Feed } from './feed.ts'
 import { asError, logFacts } from './log.ts'
 import { onceServed } from './response.ts'
 
-/** On every reply: the stream that answers it, if any. */
+/** On every reply: the stream that answers it, if any. In a scope that was there before the plugin it is undefined at first. */
 export const kStream = Symbol('fastify-typed-sse.stream')
 
-export type StreamReply = FastifyReply & { [kStream]: Connection | null }
+export type StreamReply = FastifyReply & { [kStream]: Connection | null | undefined }
 
 /** Those that a stream has where the handler, or a hook, has not set others. */
 const DEFAULT_HEADERS: Record<string, string> = {
@@ -122,7 +122,7 @@ function tellOfAnother ({ log }: FastifyReply): void {
  */
 const settleOnceGone = function then (this: StreamReply, fulfilled: () => void, rejected: (error: Error) => void) {
   // A promise asks for `then` one turn of microtasks before it calls it: meanwhile another answer may have taken the place.
-  if (this[kStream] === null) Object.getPrototypeOf(this).then.call(this, fulfilled, rejected)
+  if (!this[kStream]) Object.getPrototypeOf(this).then.call(this, fulfilled, rejected)
   else this[kStream].onceGone(fulfilled)
 } as FastifyReply['then']
 

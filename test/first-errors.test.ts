@@ -293,11 +293,14 @@ t.test('routes before register, or without await: they stream, and the log says 
   const stream = { write: (line: string) => { logged.push(JSON.parse(line).msg) } }
   const app = fastify({ logger: { level: 'warn', stream } })
   t.after(() => app.close())
-  get({ sse: { keepalive: 'nonsense' } })(app)
+  const route = get({ sse: { keepalive: 'nonsense' } })
+  route(app)
+  app.register(async (inner) => { route(inner) }, { prefix: '/inner' })
   app.register(sse)
   t.equal((await app.inject('/')).payload, PRICE)
-  t.strictSame(logged, ['GET / was added before fastify-typed-sse had loaded, so options under \'sse\' are not seen: ' +
-    '`await app.register(sse)` before adding routes'])
+  t.equal((await app.inject('/inner')).payload, PRICE, 'in a plugin that has loaded before')
+  t.strictSame(logged, ['/', '/inner'].map((url) => `GET ${url} was added before fastify-typed-sse had loaded, so options under 'sse' ` +
+    'are not seen: `await app.register(sse)` before adding routes'))
 })
 
 t.test('what a client does wrong is told to the client', async (t) => {
