@@ -7,7 +7,7 @@
  * Errors: {@link SseErrorCode}.
  * @module fastify-typed-sse
  */
-import type { FastifyPluginAsync, FastifyReply, FastifyRequest } from 'fastify'
+import type { FastifyInstance, FastifyPluginAsync, FastifyReply, FastifyRequest } from 'fastify'
 import fp from 'fastify-plugin'
 import { Admission } from './lib/admission.ts'
 import { batch } from './lib/batch.ts'
@@ -31,6 +31,7 @@ import type { SseHub, StandaloneHub } from './types/channels.ts'
 import type { Sse } from './types/index.ts'
 
 const plugin: FastifyPluginAsync<SseOptions> = async function sse (app, options) {
+  checkIsRegistered(app)
   checkPluginOptions(options)
   const { broker, drain = 0, lastEventIdQuery = 'lastEventId' } = options
   checkDrain(drain, app.initialConfig.pluginTimeout ?? 10_000)
@@ -71,6 +72,12 @@ const plugin: FastifyPluginAsync<SseOptions> = async function sse (app, options)
     parts.closing = true
     await endAll(parts.connections, drain)
   })
+}
+
+/** `app.register(sse())` calls it itself, without an app. */
+function checkIsRegistered (app: unknown): void {
+  if (typeof (app as Partial<FastifyInstance> | undefined)?.decorateReply === 'function') return
+  throw new InvalidOption('the plugin was called: write app.register(sse, options), not app.register(sse(options))')
 }
 
 /** Fastify gives the hooks that close it no more time than a plugin has to start, and `app.close()` would reject. */

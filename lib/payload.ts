@@ -20,6 +20,9 @@ import { copySchema, isSchema, isStringSchema, type Schema } from './schema.ts'
 /** Keywords that only say something to people and tools, which Ajv's strict mode would take for mistakes. */
 const ANNOTATIONS = ['discriminator', 'example', 'externalDocs', 'xml']
 
+const WANTED = 'where a TypeBox or JSON Schema object is wanted (of a zod schema: ' +
+  "z.toJSONSchema(schema, { target: 'draft-7' }))"
+
 /** The data of one event type. Both functions throw InvalidEvent. */
 export interface Payload {
   /** The JSON text of `data`, with what the schema declares and nothing else. */
@@ -40,11 +43,9 @@ export function compilePayloads (events: Record<string, Schema>, shared: Record<
   const ajv = createAjv()
   for (const schema of Object.values(shared)) ajv.addSchema(schema)
   const payloads = new Map<string, Payload>()
-  for (const [type, schema] of Object.entries(events)) {
-    if (!isSchema(schema)) {
-      throw new Error(`event type '${type}' has ${describe(schema)} for its schema; is schema.events itself a schema? ` +
-        'It is a map of event types to schemas, such as { message: … }')
-    }
+  const entries = Object.entries(events)
+  for (const [type, schema] of entries) checkIsSchema(type, schema)
+  for (const [type, schema] of entries) {
     try {
       payloads.set(checkEventType(type), compilePayload(type, schema, ajv, shared))
     } catch (error) {
@@ -52,6 +53,12 @@ export function compilePayloads (events: Record<string, Schema>, shared: Record<
     }
   }
   return payloads
+}
+
+function checkIsSchema (type: string, schema: unknown): void {
+  if (isSchema(schema)) return
+  throw new Error(`event type '${type}' has ${describe(schema)} for its schema${typeof schema === 'function' ? `, ${WANTED}` : ''}; ` +
+    'is schema.events itself a schema? It is a map of event types to schemas, such as { message: … }')
 }
 
 function createAjv (): Ajv {
@@ -94,12 +101,26 @@ function compilePayload (type: string, schema: Schema, ajv: Ajv, shared: Record<
 /** Of a wrong schema Ajv has the rule that was broken, but neither where nor by what; of what is none, a mere word. */
 function checkSchema (ajv: Ajv, schema: Schema): void {
   const keys = Object.keys(schema)
+  if (isForeign(ajv, schema)) throw new Error(`got ${describe(schema)}, a schema of another library, ${WANTED}`)
   if (keys.length > 0 && keys.every((key) => ajv.getKeyword(key) === false)) {
     throw new Error(`got ${describe(schema)} with '${keys[0]}', which is no JSON Schema: write Type.Object({ ${keys[0]}: … })`)
   }
   if (ajv.validateSchema(schema) === true) return
   const { path, expected, data } = difference(ajv.errors!)
   throw new Error(`schema${path}: expected ${expected}, got ${describe(data)}`)
+}
+
+/** Of another library: JSON Schemas have no functions, and keywords of Ajv's where they are of a class. */
+function isForeign (ajv: Ajv, schema: Schema): boolean {
+  const keys = Object.keys(schema)
+  const isUnknown = (key: string) => ajv.getKeyword(key) === false
+  if (keys.every(isUnknown)) return false
+  return keys.some((key) => typeof schema[key] === 'function') || (isOfClass(schema) && keys.some(isUnknown))
+}
+
+function isOfClass (value: object): boolean {
+  const prototype: unknown = Object.getPrototypeOf(value)
+  return prototype !== null && Object.getPrototypeOf(prototype) !== null
 }
 
 function validatorAt (ajv: Ajv, ref: string): ValidateFunction {

@@ -32,6 +32,7 @@ export function createReplySse (plugin: Plugin) {
   return function sse (this: FastifyReply, given: unknown, callOptions?: CallOptions): FastifyReply {
     if (this === undefined) throw new TypeError('reply.sse was called without its reply: write reply.sse(…), not sse(…)')
     const reply = this as StreamReply
+    if (Array.isArray(given)) checkNoChannels(given)
     const source = isSubscribable(given) ? given[kSubscribe]() : given
     const { place, ...settings } = prepare(plugin, reply, source, callOptions)
     const { options, payloads, lastEventId } = settings
@@ -142,6 +143,15 @@ function open (source: unknown, payloads: Payloads | undefined, lastEventId: str
     place.leave()
     throw error
   }
+}
+
+/**
+ * Channels in an array would be taken for events.
+ * @throws {InvalidSource}
+ */
+function checkNoChannels (array: unknown[]): void {
+  if (!array.some(isSubscribable)) return
+  throw new InvalidSource('got an array with a channel in it: give it one channel, or app.sse.subscribe([a, b]) for several')
 }
 
 /** @throws {InvalidSource} where the channels may send what the route does not declare */

@@ -29,13 +29,27 @@ const HOW = `give it ${KINDS}, or a function such as async function* ({ signal, 
 const FIELDS = 'event (its type), data (sent as JSON), raw (sent as it is), id, retry, comment'
 const A_MAP = 'it must be a map of event types to schemas, such as { message: … }'
 const ITSELF = 'is schema.events itself a schema? It is a map of event types to schemas, such as { message: … }'
+const WANTED = 'where a TypeBox or JSON Schema object is wanted (of a zod schema: ' +
+  "z.toJSONSchema(schema, { target: 'draft-7' }))"
 const TYPES = '"array" or "boolean" or "integer" or "null" or "number" or "object" or "string" or array'
+
+/** What zod 4 makes: of a class, which has the methods. */
+class ZodObject {
+  def = {}
+  type = 'object'
+  required () {}
+}
 
 const AT_START_UP: [written: string, write: (app: any) => unknown, seen: string][] = [
   ['registered twice', (app) => app.register(sse),
     "'app.sse' is decorated already: register fastify-typed-sse once, and no other plugin that decorates reply.sse"],
   ['registered again inside another plugin', (app) => app.register(async (inner: any) => { await inner.register(sse) }),
     "'app.sse' is decorated already: register fastify-typed-sse once, and no other plugin that decorates reply.sse"],
+
+  ['register(sse())', (app) => app.register((sse as any)()),
+    'Invalid option: the plugin was called: write app.register(sse, options), not app.register(sse(options))'],
+  ['register(sse(options))', (app) => app.register((sse as any)({ retry: 1_000 })),
+    'Invalid option: the plugin was called: write app.register(sse, options), not app.register(sse(options))'],
 
   ['sse: { keepalive: 5_000 }', get({ sse: { keepalive: 5_000 } }),
     `Invalid option: route GET / has no option 'keepalive': it has ${STREAM_OPTIONS}`],
@@ -72,7 +86,13 @@ const AT_START_UP: [written: string, write: (app: any) => unknown, seen: string]
   ["{ price: 'string' }", schema({ price: 'string' }),
     `Invalid schema.events of GET /: event type 'price' has the string "string" for its schema; ${ITSELF}`],
   ['{ price: Number }', schema({ price: Number }),
-    `Invalid schema.events of GET /: event type 'price' has a function (Number) for its schema; ${ITSELF}`],
+    `Invalid schema.events of GET /: event type 'price' has a function (Number) for its schema, ${WANTED}; ${ITSELF}`],
+  ['{ price: z.object(…) }', schema({ price: new ZodObject() }),
+    `Invalid schema.events of GET /: event type 'price': got an object (ZodObject), a schema of another library, ${WANTED}`],
+  ['{ price: v.object(…) }', schema({ price: { kind: 'schema', type: 'object', entries: {}, '~run' () {} } }),
+    `Invalid schema.events of GET /: event type 'price': got an object (Object), a schema of another library, ${WANTED}`],
+  ['schema.events is a zod schema', schema(new ZodObject()),
+    `Invalid schema.events of GET /: event type 'type' has the string "object" for its schema; ${ITSELF}`],
   ['a $ref that nobody has added', schema({ price: { $ref: 'Price' } }),
     "Invalid schema.events of GET /: event type 'price': can't resolve reference Price from id event_price"],
 
@@ -108,6 +128,8 @@ const BY_THE_FIRST_REQUEST: [written: string, route: Handler | { handler: Handle
   ['reply.sse(emitter)', source(emitter),
     `Invalid source of events: got an EventEmitter; iterate over on(emitter, name, { signal }) of node:events, or ${HOW}`],
   ['reply.sse(buffer)', source(Buffer.from('x')), `Invalid source of events: got an object (Buffer); ${HOW}`],
+  ['reply.sse([channel, channel])', async (request, reply) => reply.sse(['a', 'b'].map((name) => request.server.sse.channel(name))),
+    'Invalid source of events: got an array with a channel in it: give it one channel, or app.sse.subscribe([a, b]) for several'],
   ['an async function without a star', source(async () => [price]),
     'Invalid source of events: the source function returned a promise: make it a generator (async function *, with the star), or await ' +
       'before you call reply.sse'],
