@@ -1,8 +1,8 @@
 /**
  * The programs in README.md and docs/*.md: each compiles, runs, and answers its own routes. A block of `ts` or `js` is a
  * whole program that ends by itself or listens on port 3000. A comment on the line before it says otherwise:
- * `<!-- test: skip -->` a fragment, or not for Node; `<!-- test: types -->` is compiled, not run; `<!-- test: runs -->`
- * must end by itself. Programs that look for REDIS_URL are given a Redis.
+ * `<!-- test: types -->` is compiled, not run; `<!-- test: runs -->` must end by itself; `<!-- test: browser -->` is `js` for
+ * a page, of which no more is checked here than that it can be parsed. Programs that look for REDIS_URL are given a Redis.
  */
 import { fork, spawnSync, type ChildProcess } from 'node:child_process'
 import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
@@ -23,7 +23,7 @@ const tsc = join(root, 'node_modules/typescript/bin/tsc')
 /** The environment for programs: tap, which puts itself into every child process, must not count what they run in `dist`. */
 const env: NodeJS.ProcessEnv = { ...process.env, _TAPJS_PROCESSINFO_COVERAGE_: '0', PORT: '0' }
 
-type Mode = 'auto' | 'skip' | 'types' | 'runs'
+type Mode = 'auto' | 'browser' | 'types' | 'runs'
 
 interface Block {
   /** File and line, as editors and compilers write it. */
@@ -47,10 +47,11 @@ function extract (file: string, markdown: string): Block[] {
     if (/^([cm]?[jt]sx?|(java|type)script|node)$/i.test(language!)) {
       if (language !== 'ts' && language !== 'js') throw new Error(`${at}: write it as \`ts\` or \`js\`, so that it is tested`)
       const mode = directive ?? 'auto'
-      if (!/^(auto|skip|types|runs)$/.test(mode)) throw new Error(`${at}: a test is 'skip', 'types' or 'runs', not '${mode}'`)
+      if (!/^(auto|browser|types|runs)$/.test(mode)) throw new Error(`${at}: a test is 'browser', 'types' or 'runs', not '${mode}'`)
       if (mode === 'types' && language === 'js') throw new Error(`${at}: only \`ts\` has types to check`)
+      if (mode === 'browser' && language === 'ts') throw new Error(`${at}: browsers run no \`ts\``)
       blocks.push({ at, language, mode: mode as Mode, code })
-    } else if (directive !== undefined && directive !== 'skip') {
+    } else if (directive !== undefined) {
       throw new Error(`${at}: only \`ts\` and \`js\` can be tested`)
     }
     line = end
@@ -71,7 +72,7 @@ class Programs {
 
   /** The compiler's complaints about all blocks, each with the block and the line that it is about. */
   typeErrors (blocks: Block[]): string[] {
-    const files = new Map(blocks.filter(({ language, mode }) => language === 'ts' && mode !== 'skip')
+    const files = new Map(blocks.filter(({ language }) => language === 'ts')
       .map((block) => [this.#write(block, sourceEnding(block), block.code), block]))
     if (files.size === 0) return []
     const compilerOptions = {
@@ -126,6 +127,29 @@ function sourceEnding ({ language, code }: Block): '.mts' | '.cts' {
   return commonjs ? '.cts' : '.mts'
 }
 
+/** Why this cannot be parsed. */
+function syntaxErrors (code: string): string[] {
+  const { diagnostics } = ts.transpileModule(code, { reportDiagnostics: true, fileName: 'block.js' })
+  return diagnostics!.map(({ messageText }) => ts.flattenDiagnosticMessageText(messageText, '\n'))
+}
+
+/** Promises of `publish` that a timer leaves to themselves: rejected, as by a broker that is away, they end the process. */
+function uncaught (code: string): string[] {
+  const file = ts.createSourceFile('block.ts', code, ts.ScriptTarget.ES2023, true)
+  const found: string[] = []
+  const visit = (node: ts.Node, inTimer: boolean): void => {
+    if (inTimer && isCallOf(node, /\.publish$/) && !isCallOf(node.parent.parent, /\.catch$/)) found.push(node.getText())
+    const timer = inTimer || isCallOf(node, /^set(Interval|Timeout|Immediate)$/)
+    ts.forEachChild(node, (child) => visit(child, timer))
+  }
+  visit(file, false)
+  return found
+}
+
+function isCallOf (node: ts.Node, name: RegExp): boolean {
+  return ts.isCallExpression(node) && name.test(node.expression.getText().trim())
+}
+
 function transpile (code: string, ending: string): string {
   const module = ending === '.cts' ? ts.ModuleKind.CommonJS : ts.ModuleKind.ESNext
   return ts.transpileModule(code, { compilerOptions: { target: ts.ScriptTarget.ES2023, module } }).outputText
@@ -136,15 +160,17 @@ const PRELOAD = `
 import { subscribe } from 'node:diagnostics_channel'
 subscribe('fastify.initialization', ({ fastify }) => {
   const urls = []
+  const posts = []
   fastify.addHook('onRoute', ({ method, url }) => {
     if ([method].flat().includes('GET')) urls.push(url)
+    if ([method].flat().includes('POST')) posts.push(url)
   })
   fastify.addHook('onListen', async () => {
-    process.send({ port: fastify.server.address().port, urls })
+    process.send({ port: fastify.server.address().port, urls, posts })
   })
 })`
 
-interface Listening { port: number, urls: string[] }
+interface Listening { port: number, urls: string[], posts: string[] }
 
 async function judge ({ mode, code }: Block, child: ChildProcess, exited: Promise<number | null>): Promise<string | undefined> {
   if (mode === 'auto') {
@@ -163,18 +189,26 @@ async function judge ({ mode, code }: Block, child: ChildProcess, exited: Promis
   return status === 0 ? undefined : `it has ended with ${status}`
 }
 
-async function routesFault ({ port, urls }: Listening, streams: boolean): Promise<string | undefined> {
+async function routesFault ({ port, urls, posts }: Listening, streams: boolean): Promise<string | undefined> {
   let streamed = false
   for (const url of urls) {
     const path = url.replace(/:\w+/g, '1').replace('*', '')
-    const response = await fetch(`http://127.0.0.1:${port}${path}`, { headers: { accept: 'text/event-stream' } })
+    const address = `http://127.0.0.1:${port}${path}`
+    const answer = fetch(address, { headers: { accept: 'text/event-stream' } })
+    // With other libraries the head may wait for the first event: it is asked for after a while, and no sooner as few need it.
+    const timer = setTimeout(() => { if (posts.includes(url)) post(address).catch(() => {}) }, 1_000)
+    const response = await answer.finally(() => clearTimeout(timer))
     // A route that is guarded says so to those who show nothing.
     if (response.status === 401) streamed = true
     else if (!response.ok) return `GET ${path} is answered with ${response.status}: ${await response.text()}`
-    if (response.headers.get('content-type') === 'text/event-stream') streamed = true
+    if (/^text\/event-stream(;|$)/.test(response.headers.get('content-type') ?? '')) streamed = true
     await response.body?.cancel()
   }
   return streams && urls.length > 0 && !streamed ? 'no GET route is answered with an event stream' : undefined
+}
+
+function post (address: string): Promise<Response> {
+  return fetch(address, { method: 'POST', headers: { 'content-type': 'application/json' }, body: '{}' })
 }
 
 /** The newest of these files, in milliseconds. */
@@ -211,8 +245,8 @@ await 1
    ]
    ~~~
 
-<!-- test: skip -->
-\`\`\`\`ts
+<!-- test: browser -->
+\`\`\`\`js
 \`\`\`
 \`\`\`\`
 `
@@ -221,11 +255,11 @@ t.test('blocks are found with their lines, languages and marks', async (t) => {
   t.strictSame(extract('a.md', SAMPLE), [
     { at: 'a.md:6', language: 'js', mode: 'auto', code: 'await 1' },
     { at: 'a.md:12', language: 'ts', mode: 'types', code: "const a: string[] = [\n  '```'\n]" },
-    { at: 'a.md:19', language: 'ts', mode: 'skip', code: '```' }
+    { at: 'a.md:19', language: 'js', mode: 'browser', code: '```' }
   ])
   t.throws(() => extract('a.md', '```ts\n1'), { message: 'a.md:1: this block does not end' })
   t.throws(() => extract('a.md', '```typescript\n```'), { message: 'a.md:1: write it as `ts` or `js`' })
-  t.throws(() => extract('a.md', '\n<!-- test: type -->\n```ts\n```'), { message: "a.md:3: a test is 'skip'" })
+  t.throws(() => extract('a.md', '\n<!-- test: type -->\n```ts\n```'), { message: "a.md:3: a test is 'browser'" })
   t.throws(() => extract('a.md', '<!-- test: runs -->\n```sh\n```'), { message: 'a.md:2: only `ts` and `js` can be tested' })
 })
 
@@ -254,7 +288,6 @@ t.test('what does not work is told', async (t) => {
   t.match(await fault(server("'text'", '// reply.sse()')), /no GET route is answered with an event stream/)
   t.strictSame(programs.typeErrors([
     { at: 'a.md:10', language: 'ts', mode: 'types', code: "import sse from 'fastify-typed-sse'\nsse()" },
-    { at: 'b.md:20', language: 'ts', mode: 'skip', code: 'no program' },
     { at: 'c.md:30', language: 'ts', mode: 'auto', code: 'const a: string = 1' }
   ]).map((line) => line.replace(/: error.*/, '')), ['a.md:12', 'c.md:31'])
 })
@@ -270,6 +303,21 @@ t.test('all programs compile', async (t) => {
   t.ok(blocksOf.get('README.md')!.some(({ mode }) => mode === 'auto'), 'the README has some')
   // All at once: the compiler takes longer to read the libraries than to check a program.
   t.strictSame(programs.typeErrors([...blocksOf.values()].flat()), [])
+})
+
+t.test('no timer leaves a promise of publish to itself', async (t) => {
+  t.strictSame(uncaught('setInterval(() => a.publish(1), 1)'), ['a.publish(1)'])
+  t.strictSame(uncaught('setTimeout(async () => { await a.publish(1) })'), ['a.publish(1)'], 'whom nobody awaits either')
+  t.strictSame(uncaught('setTimeout(() => { a.publish(1).catch(log) })\nawait a.publish(2)'), [])
+  for (const { at, code } of [...blocksOf.values()].flat()) t.strictSame(uncaught(code), [], at)
+  for (const file of files) t.notMatch(readFileSync(join(root, file), 'utf8'), /`set\w+\((?:(?!catch)[^`])*\.publish\((?:(?!catch)[^`])*`/, file)
+})
+
+t.test('what is for browsers can be parsed', async (t) => {
+  t.strictSame(syntaxErrors('const a ='), ['Expression expected.'])
+  for (const { at, mode, code } of [...blocksOf.values()].flat()) {
+    if (mode === 'browser') t.strictSame(syntaxErrors(code), [], at)
+  }
 })
 
 for (const [file, blocks] of blocksOf) {
