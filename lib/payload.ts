@@ -20,7 +20,7 @@ import { copySchema, isSchema, isStringSchema, type Schema } from './schema.ts'
 /** Keywords that only say something to people and tools, which Ajv's strict mode would take for mistakes. */
 const ANNOTATIONS = ['discriminator', 'example', 'externalDocs', 'xml']
 
-const WANTED = 'where a TypeBox or JSON Schema object is wanted (of a zod schema: ' +
+const WANTED = 'where a TypeBox or JSON Schema (draft 7) object is wanted (of a zod schema: ' +
   "z.toJSONSchema(schema, { target: 'draft-7' }))"
 
 /** The data of one event type. Both functions throw InvalidEvent. */
@@ -104,6 +104,10 @@ function checkSchema (ajv: Ajv, schema: Schema): void {
   if (isForeign(ajv, schema)) throw new Error(`got ${describe(schema)}, a schema of another library, ${WANTED}`)
   if (keys.length > 0 && keys.every((key) => ajv.getKeyword(key) === false)) {
     throw new Error(`got ${describe(schema)} with '${keys[0]}', which is no JSON Schema: write Type.Object({ ${keys[0]}: … })`)
+  }
+  const { $schema } = schema
+  if (typeof $schema === 'string' && ajv.getSchema($schema) === undefined) {
+    throw new Error(`schema/$schema: got ${describe($schema)}, ${WANTED}`)
   }
   if (ajv.validateSchema(schema) === true) return
   const { path, expected, data } = difference(ajv.errors!)

@@ -29,7 +29,7 @@ const HOW = `give it ${KINDS}, or a function such as async function* ({ signal, 
 const FIELDS = 'event (its type), data (sent as JSON), raw (sent as it is), id, retry, comment'
 const A_MAP = 'it must be a map of event types to schemas, such as { message: … }'
 const ITSELF = 'is schema.events itself a schema? It is a map of event types to schemas, such as { message: … }'
-const WANTED = 'where a TypeBox or JSON Schema object is wanted (of a zod schema: ' +
+const WANTED = 'where a TypeBox or JSON Schema (draft 7) object is wanted (of a zod schema: ' +
   "z.toJSONSchema(schema, { target: 'draft-7' }))"
 const TYPES = '"array" or "boolean" or "integer" or "null" or "number" or "object" or "string" or array'
 
@@ -91,6 +91,9 @@ const AT_START_UP: [written: string, write: (app: any) => unknown, seen: string]
     `Invalid schema.events of GET /: event type 'price': got an object (ZodObject), a schema of another library, ${WANTED}`],
   ['{ price: v.object(…) }', schema({ price: { kind: 'schema', type: 'object', entries: {}, '~run' () {} } }),
     `Invalid schema.events of GET /: event type 'price': got an object (Object), a schema of another library, ${WANTED}`],
+  ['{ price: z.toJSONSchema(…) }', schema({ price: { $schema: 'https://json-schema.org/draft/2020-12/schema', type: 'object' } }),
+    "Invalid schema.events of GET /: event type 'price': schema/$schema: got the string \"https://json-schema.org/draft/2020-12/s…\"" +
+      `, ${WANTED}`],
   ['schema.events is a zod schema', schema(new ZodObject()),
     `Invalid schema.events of GET /: event type 'type' has the string "object" for its schema; ${ITSELF}`],
   ['a $ref that nobody has added', schema({ price: { $ref: 'Price' } }),
