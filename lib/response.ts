@@ -19,18 +19,17 @@ export function onceServed (response: RawResponse, callback: () => void): void {
 
 /** Whether nobody is there any more to answer. */
 export function isGone (response: RawResponse): boolean {
-  if (isHttp2(response)) return response.stream === undefined || response.stream.destroyed || response.stream.aborted
+  if (isHttp2(response)) return response.stream === undefined || response.stream.destroyed || response.stream.closed
   return response.destroyed || response.req.socket.destroyed
 }
 
 /**
  * Calls back once, when the response is gone: its last byte sent, or its connection closed. It is the response that is
- * asked, as a request is 'closed' once its body was read; but a queued response is never told, so its socket is too. An
- * HTTP/2 stream that its client resets without an error is 'aborted', and closed only when all was read.
+ * asked, as a request is 'closed' once its body was read; but a queued response is never told, so its socket is too.
  */
 export function onceGone (response: RawResponse, callback: () => void): void {
   if (isHttp2(response)) {
-    onceOf([response, response.stream], ['close', 'aborted'], callback)
+    onceStreamGone(response, callback)
   } else if (isQueued(response)) {
     onceSocketGone(response, callback)
   } else {
@@ -39,17 +38,24 @@ export function onceGone (response: RawResponse, callback: () => void): void {
   }
 }
 
-/** Calls back once, at the first of these events: one may be emitted in the middle of another, of whose listeners we are. */
-function onceOf (emitters: EventEmitter[], events: string[], callback: () => void): void {
+/**
+ * An HTTP/2 stream that its client resets without an error emits 'close' only when all was read. Before that it emits
+ * 'aborted'; or, where its response had ended, nothing but the 'end' of the request. One may be emitted in the middle of
+ * another, of whose listeners we are.
+ */
+function onceStreamGone (response: Http2ServerResponse, callback: () => void): void {
+  const emitters: EventEmitter[] = [response, response.stream]
   let isOver = false
-  function called () {
-    if (isOver) return
+  function look () {
+    if (isOver || !isGone(response)) return
     isOver = true
-    for (const emitter of emitters) for (const event of events) emitter.removeListener(event, called)
+    for (const emitter of emitters) for (const event of HTTP2_EVENTS) emitter.removeListener(event, look)
     callback()
   }
-  for (const emitter of emitters) for (const event of events) emitter.once(event, called)
+  for (const emitter of emitters) for (const event of HTTP2_EVENTS) emitter.on(event, look)
 }
+
+const HTTP2_EVENTS = ['close', 'aborted', 'end']
 
 function onceSocketGone (response: ServerResponse, callback: () => void): void {
   const { socket } = response.req
