@@ -24,7 +24,8 @@ const seed = Number(values.seed ?? Date.now() % 1_000_000)
 
 const child = fork(fileURLToPath(new URL('server.js', import.meta.url)), {
   env: { PATH: process.env.PATH, CLIENTS: String(clients) },
-  execArgv: ['--expose-gc', '--enable-source-maps']
+  // Without source maps, which Node may let go of, or not: four megabytes, of one measurement or the other.
+  execArgv: ['--expose-gc']
 })
 const ready = once(child, 'message')
 const server = new Caller(child, take)
