@@ -403,7 +403,7 @@ t.test('whoever begins, begins again, leaves, moves and goes on, at whatever tim
     }
   }
 
-  fc.assert(fc.property(fc.array(command, { maxLength: 80, size: 'max' }), run), { numRuns: 1_000 })
+  fc.assert(fc.property(fc.array(command, { maxLength: 80, size: 'max' }), run), { numRuns: 1_000, seed: 1 })
 })
 
 /** A stream that its client does not read: its source yields until that is enough, then what the test gives it. */
