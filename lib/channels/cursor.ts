@@ -229,9 +229,11 @@ export class Cursor implements Reading, Reader {
   /** The log has moved past the cursor, or has never reached back to it. */
   #takeFromBefore (): void {
     const { log, newest } = this.#replica
-    // The log has lost its way, and every index with it, but nothing that the cursor has not had.
-    if (compareEntryIds(this.#position.id, log.base) >= 0) return this.#moveTo(this.#position.id)
-    if (this.#live && this.#channel.onLag === 'latest' && newest?.reaches(this.#position.id)) {
+    // The log has lost its way, but nothing that the cursor has not had.
+    if (this.#position.id === log.base) return this.#moveTo(this.#position.id)
+    // Where the log has lost its way further back, only the broker knows whether what follows the cursor is all there.
+    const isBehind = compareEntryIds(this.#position.id, log.base) < 0
+    if (isBehind && this.#live && this.#channel.onLag === 'latest' && newest?.reaches(this.#position.id)) {
       this.#add({ is: 'lag' })
       this.#compacting = true
     } else {
