@@ -164,6 +164,31 @@ t.test("a reader who is past where the broker has lost its way is given all that
   t.same(dataOf(seen), [0, 1, 2, 3])
 })
 
+t.test('a reader whose events an engine has lost, as it came back with an older copy, is told of a gap', async (t) => {
+  const broker = memoryBroker()
+  const listenWell = broker.listen.bind(broker)
+  const readWell = broker.read.bind(broker)
+  let listener!: Listener
+  broker.listen = (channel, its) => {
+    listener = its
+    return listenWell(channel, its)
+  }
+  const hub = createHub({ broker })
+  t.after(() => hub.close())
+  const channel = hub.channel('a', { onLag: 'gap', history: { events: 10 } })
+  const { seen } = readOn(channel.subscribe())
+  await turns()
+  const old = await channel.publish({ data: 0 })
+  const lost = await channel.publish({ data: 1 })
+  await until(() => seen.length === 2)
+  // The copy ends with the first event: nobody knows what followed the second one.
+  broker.read = async (name, after, most) => ({ ...await readWell(name, after, most), complete: after !== lost })
+  listener.lost(old)
+  await channel.publish({ data: 2 })
+  await until(() => dataOf(seen).at(-1) === 2)
+  t.match(seen[2], { event: 'gap', data: { requested: lost } })
+})
+
 t.test("a reader who has missed nothing when the broker has lost its way goes on (onLag 'latest')", async (t) => {
   const broker = near()
   const app = await createApp(t, { broker })
