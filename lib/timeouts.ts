@@ -38,6 +38,7 @@ export class Line {
   /** In the order of their times; some dozens, as they are apart by the tolerance. */
   readonly #appointments: Appointment[] = []
   #timer: NodeJS.Timeout | undefined
+  #timerAt = Infinity
 
   /** @param isEarly whether a wait may be shorter than `ms`; else it may be longer */
   constructor (ms: number, isEarly: boolean) {
@@ -105,10 +106,14 @@ export class Line {
   }
 
   #setTimer (): void {
-    clearTimeout(this.#timer)
+    const now = performance.now()
     const next = this.#appointments[0]
-    if (next === undefined) this.#timer = undefined
-    else this.#timer = setTimeout(() => this.#due(), Math.max(1, Math.ceil(this.#timeOf(next) - performance.now()))).unref()
+    const at = next === undefined ? Infinity : Math.max(now + 1, this.#timeOf(next))
+    // One that is due now would be put off by a millisecond for whoever joins whose time is over.
+    if (at >= this.#timerAt) return
+    clearTimeout(this.#timer)
+    this.#timer = setTimeout(() => this.#due(), Math.ceil(at - now)).unref()
+    this.#timerAt = at
   }
 
   /** Takes all whose time has come, then sets the timer for the next appointment; there is none where nobody waits. */
@@ -119,6 +124,7 @@ export class Line {
       const late = now - this.#timeOf(appointment)
       while (appointment.first !== undefined) this.#look(appointment.first, now, late)
     }
+    this.#timerAt = Infinity
     this.#setTimer()
   }
 
