@@ -61,7 +61,7 @@ interface Prepared extends StreamRoute, Omit<Settings, 'place' | 'options'> {
 /** @throws {AlreadySent | InvalidOption | InvalidSchema | InvalidEvent} and what clientKey throws, having let go of the source */
 function prepare (plugin: Plugin, reply: StreamReply, source: unknown, callOptions: CallOptions | undefined): Prepared {
   try {
-    if ((reply[kStream] ?? null) !== null) throw new AlreadySent('it was called already for this request, which gets one stream: make one source of all')
+    if (reply[kStream]) throw new AlreadySent('it was called already for this request, which gets one stream: make one source of all')
     checkUnsent(reply)
     const route = plugin.routes.of(reply.request)
     const { payloads } = route
