@@ -4,6 +4,7 @@ import { memoryBroker, type Broker, type Listener } from '../index.ts'
 import { sizeOf } from '../lib/broker.ts'
 import { brokerLaws, type Brokers } from '../lib/testing/index.ts'
 import { nextTurn } from '../lib/turns.ts'
+import { brokerWith } from './helpers.ts'
 
 t.test('the memory broker keeps every law', async (t) => {
   const broker = memoryBroker()
@@ -220,13 +221,6 @@ function telling (listener: Listener): Listener {
 
 function twice (breaking: (broker: Broker) => Partial<Broker>): Brokers {
   const broker = memoryBroker()
-  const whole: Broker = {
-    open: (channel, hold) => broker.open(channel, hold),
-    append: (...args) => broker.append(...args),
-    close: (...args) => broker.close(...args),
-    read: (channel, after, most) => broker.read(channel, after, most),
-    listen: (channel, listener) => broker.listen(channel, listener),
-    ...breaking(broker)
-  }
+  const whole = brokerWith(broker, breaking(broker))
   return { one: whole, other: whole }
 }

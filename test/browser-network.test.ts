@@ -5,7 +5,8 @@ import t, { type Test } from 'tap'
 import type { SseOptions } from '../index.ts'
 import { addClient, createPageApp, HISTORY, http2Options, launch, noBrowser, Numbers, untilTrue, visit } from './browser.ts'
 import { idleSource, listen, until } from './helpers.ts'
-import { brokerOf, noRedis, startProxy, startRedis } from './redis-server.ts'
+import { brokerOf, noRedis, startRedis } from './redis-server.ts'
+import { startProxy } from './tcp-proxy.ts'
 
 const skip = noBrowser
 const browser = skip ? undefined! : await launch(t)

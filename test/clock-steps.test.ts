@@ -6,8 +6,9 @@ import FakeTimers from '@sinonjs/fake-timers'
 import t, { type Test } from 'tap'
 import { createHub, memoryBroker, type Broker, type SseHub } from '../index.ts'
 import { compareEntryIds } from '../lib/entry-id.ts'
-import { collect, connect, createApp, dataOf, given, idleSource, listen, ownClock, readAll, readOn, until } from './helpers.ts'
-import { adminOf, brokerOf, noRedis, Published, startProxy, startRedis, Witness } from './redis-server.ts'
+import { brokerWith, collect, connect, createApp, dataOf, given, idleSource, listen, ownClock, readAll, readOn, until } from './helpers.ts'
+import { adminOf, brokerOf, noRedis, Published, startRedis, Witness } from './redis-server.ts'
+import { startProxy } from './tcp-proxy.ts'
 
 const HOUR = 3_600_000
 const STEPS = [1, -1]
@@ -24,18 +25,6 @@ function hubOn (t: Test, broker: Broker, onError = (_: unknown, __: string) => {
   const hub = createHub({ broker, onError })
   t.after(() => hub.close())
   return hub
-}
-
-/** A broker that others are made of. */
-function brokerWith (inner: Broker, changed: Partial<Broker>): Broker {
-  return {
-    open: (...args) => inner.open(...args),
-    append: (...args) => inner.append(...args),
-    close: (...args) => inner.close(...args),
-    read: (...args) => inner.read(...args),
-    listen: (...args) => inner.listen(...args),
-    ...changed
-  }
 }
 
 const at = (id: string) => `id: ${id}\n\n`

@@ -7,7 +7,7 @@ import net, { type AddressInfo, type Socket } from 'node:net'
 import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
 import type { Test } from 'tap'
-import sse, { type SseOptions } from '../index.ts'
+import sse, { type Broker, type SseOptions } from '../index.ts'
 
 /** A Fastify app with the plugin, not yet listening, closed after the test. */
 export async function createApp (
@@ -22,6 +22,29 @@ export async function createApp (
 /** Options of an app that writes the lines of its log down, from a level on. */
 export function logInto (lines: object[], level = 'debug'): FastifyServerOptions {
   return { logger: { level, stream: { write: (line: string) => { lines.push(JSON.parse(line)) } } } }
+}
+
+/** What a process would say of a promise that nobody handles, or of too many listeners. */
+export function noteProcess (t: Test): unknown[] {
+  const noted: unknown[] = []
+  const note = (what: unknown) => { noted.push(what) }
+  for (const event of ['warning', 'unhandledRejection'] as const) {
+    process.on(event as 'warning', note)
+    t.after(() => process.off(event as 'warning', note))
+  }
+  return noted
+}
+
+/** A broker that does as another one, but for what is changed. */
+export function brokerWith (inner: Broker, changed: Partial<Broker>): Broker {
+  return {
+    open: (...args) => inner.open(...args),
+    append: (...args) => inner.append(...args),
+    close: (...args) => inner.close(...args),
+    read: (...args) => inner.read(...args),
+    listen: (...args) => inner.listen(...args),
+    ...changed
+  }
 }
 
 /** Makes the app listen on a free port of 127.0.0.1. */

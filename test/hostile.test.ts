@@ -6,6 +6,7 @@ import t, { type Test } from 'tap'
 import type { FastifyServerOptions } from 'fastify'
 import { connect, createApp, deferred, idleSource, listen, logInto, ownClock, turns, until } from './helpers.ts'
 import { start } from './program.ts'
+import { startProxy } from './tcp-proxy.ts'
 
 t.test('HTTP/2: a client that resets its stream without an error is gone, at whatever time', async (t) => {
   for (const when of ['at once', 'while its handler waits', 'when it is open'] as const) {
@@ -248,20 +249,12 @@ t.test('HTTP/2: a stream that is reset without an error, with its bytes unread, 
   t.match(app.sse.stats(), { open: 0, opened: 3, closed: { ended: 2, 'source-done': 1 } })
 })
 
-/** An HTTP/2 session whose bytes go through a socket in between: after `stall()` nothing that the server sends is read. */
+/** An HTTP/2 session whose client can be made to read nothing from its socket. */
 async function startStallable (t: Test, port: number) {
-  let stall!: () => void
-  const between = net.createServer((client) => {
-    const upstream = net.connect(port, '127.0.0.1').on('error', () => {})
-    client.on('error', () => {}).pipe(upstream).pipe(client)
-    t.after(() => { upstream.destroy() })
-    stall = () => { upstream.unpipe(client).pause() }
-  })
-  t.after(() => { between.close() })
-  await new Promise<void>((resolve) => { between.listen(0, '127.0.0.1', resolve) })
-  const session = http2.connect(`http://127.0.0.1:${(between.address() as net.AddressInfo).port}`).on('error', () => {})
+  const proxy = await startProxy(t, { port })
+  const session = http2.connect(`http://127.0.0.1:${proxy.port}`).on('error', () => {})
   t.after(() => session.destroy())
-  return { session, stall: () => stall() }
+  return { session, stall: () => proxy.stall() }
 }
 
 /** @param leaves the client says GOAWAY before, after which Node waits for it */

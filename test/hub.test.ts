@@ -1,7 +1,7 @@
 /** Channels without Fastify: `createHub`, `for await`, and what a hub makes of a broker that is far away or fails. */
 import t, { type Test } from 'tap'
 import { createHub, memoryBroker, type Broker, type Listener, type Listening, type SubscribeOptions } from '../index.ts'
-import { connect, createApp, dataOf, deferred, gc, idleSource, listen, readOn, turns, until } from './helpers.ts'
+import { brokerWith, connect, createApp, dataOf, deferred, gc, idleSource, listen, readOn, turns, until } from './helpers.ts'
 
 const noPage = { entries: [], complete: true }
 
@@ -516,17 +516,13 @@ t.test('a broker that had lost its way, but nothing of it, is not asked again an
 t.test('entries that come before listen has settled are not lost, and come once', async (t) => {
   const inner = memoryBroker()
   const settle = deferred()
-  const broker: Broker = {
-    open: (...args) => inner.open(...args),
-    append: (...args) => inner.append(...args),
-    close: (...args) => inner.close(...args),
-    read: (...args) => inner.read(...args),
+  const broker = brokerWith(inner, {
     async listen (channel, listener) {
       const listening = await inner.listen(channel, listener)
       await settle.promise
       return listening
     }
-  }
+  })
   const hub = createHub({ broker })
   const channel = hub.channel('a')
   await channel.publish({ data: 0 })

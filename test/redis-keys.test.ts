@@ -5,7 +5,8 @@ import { createHub, redisBroker, type Broker, type RedisBrokerOptions } from '..
 import { brokerLaws } from '../lib/testing/index.ts'
 import { eventually } from '../lib/testing/law.ts'
 import { readOn, until } from './helpers.ts'
-import { adminOf, brokerOf, noRedis, Published, startProxy, startRedis, Witness, type RedisServer } from './redis-server.ts'
+import { adminOf, brokerOf, noRedis, Published, startRedis, Witness, type RedisServer } from './redis-server.ts'
+import { startProxy } from './tcp-proxy.ts'
 
 t.jobs = 3
 t.setTimeout(120_000)

@@ -4,7 +4,7 @@ import { Cluster } from 'ioredis5'
 import { setTimeout as wait } from 'node:timers/promises'
 import t, { type Test } from 'tap'
 import sse, { createHub, memoryBroker, redisBroker, type Broker, type RedisClient } from '../index.ts'
-import { deferred, idleSource, readOn, until } from './helpers.ts'
+import { brokerWith, deferred, idleSource, readOn, until } from './helpers.ts'
 import { adminOf, brokerOf, noRedis, Published, startRedis } from './redis-server.ts'
 
 function test (name: string, check: (t: Test) => Promise<unknown>): void {
@@ -81,16 +81,12 @@ test('a run whose Redis has forgotten it, and which another process has started 
 t.test('a run that was ended as it could not renew its lease is told so', async (t) => {
   const inner = memoryBroker()
   let opened = 0
-  const broker: Broker = {
-    open: async (...args) => {
+  const broker = brokerWith(inner, {
+    async open (...args) {
       if (++opened > 1) throw new Error('away')
       return inner.open(...args)
-    },
-    append: (...args) => inner.append(...args),
-    close: (...args) => inner.close(...args),
-    read: (...args) => inner.read(...args),
-    listen: (...args) => inner.listen(...args)
-  }
+    }
+  })
   const hub = hubOn(t, broker)
   const { state, source } = idleSource({ data: 1 })
   const run = hub.run('key', source, { lease: 100, will: { data: 'will' }, onEnd: () => ({ data: 'not recorded' }) })

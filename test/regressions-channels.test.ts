@@ -5,18 +5,7 @@ import t, { type Test } from 'tap'
 import { createHub, memoryBroker, type Broker, type Listener, type ReceivedEvent, type SseChannel } from '../index.ts'
 import { compareEntryIds } from '../lib/entry-id.ts'
 import { FarBroker } from './far-broker.ts'
-import { connect, createApp, dataOf, deferred, listen, ownClock, readOn, turns, until } from './helpers.ts'
-
-/** What a process would say of a promise that nobody handles, or of too many listeners. */
-function noteProcess (t: Test) {
-  const noted: unknown[] = []
-  const note = (what: unknown) => { noted.push(what) }
-  for (const event of ['warning', 'unhandledRejection'] as const) {
-    process.on(event as 'warning', note)
-    t.after(() => process.off(event as 'warning', note))
-  }
-  return noted
-}
+import { brokerWith, connect, createApp, dataOf, deferred, listen, noteProcess, ownClock, readOn, turns, until } from './helpers.ts'
 
 /** The most that is counted between two turns of the event loop, until it is stopped. */
 function mostPerTurn () {
@@ -138,14 +127,15 @@ t.test('1,100 readers who keep up are not cut off by a burst larger than the his
 })
 
 t.test("a reader who is past where the broker has lost its way is given all that is new (onLag 'latest')", async (t) => {
-  const broker = memoryBroker()
-  const listenWell = broker.listen.bind(broker)
+  const inner = memoryBroker()
   let listener!: Listener
   let isMuted = false
-  broker.listen = (channel, its) => {
-    listener = its
-    return listenWell(channel, { ...its, entry: (entry) => { if (!isMuted) its.entry(entry) } })
-  }
+  const broker = brokerWith(inner, {
+    listen (channel, its) {
+      listener = its
+      return inner.listen(channel, { ...its, entry: (entry) => { if (!isMuted) its.entry(entry) } })
+    }
+  })
   const hub = createHub({ broker })
   t.after(() => hub.close())
   const channel = hub.channel('a', { onLag: 'latest', key: () => 'one for all', history: { events: 10 } })
@@ -165,24 +155,27 @@ t.test("a reader who is past where the broker has lost its way is given all that
 })
 
 t.test('a reader whose events an engine has lost, as it came back with an older copy, is told of a gap', async (t) => {
-  const broker = memoryBroker()
-  const listenWell = broker.listen.bind(broker)
-  const readWell = broker.read.bind(broker)
+  const inner = memoryBroker()
   let listener!: Listener
-  broker.listen = (channel, its) => {
-    listener = its
-    return listenWell(channel, its)
-  }
+  let lost = ''
+  const broker = brokerWith(inner, {
+    listen (channel, its) {
+      listener = its
+      return inner.listen(channel, its)
+    },
+    // The copy ends with the first event: nobody knows what followed the second one.
+    async read (name, after, most) {
+      return { ...await inner.read(name, after, most), complete: after !== lost }
+    }
+  })
   const hub = createHub({ broker })
   t.after(() => hub.close())
   const channel = hub.channel('a', { onLag: 'gap', history: { events: 10 } })
   const { seen } = readOn(channel.subscribe())
   await turns()
   const old = await channel.publish({ data: 0 })
-  const lost = await channel.publish({ data: 1 })
+  lost = await channel.publish({ data: 1 })
   await until(() => seen.length === 2)
-  // The copy ends with the first event: nobody knows what followed the second one.
-  broker.read = async (name, after, most) => ({ ...await readWell(name, after, most), complete: after !== lost })
   listener.lost(old)
   await channel.publish({ data: 2 })
   await until(() => dataOf(seen).at(-1) === 2)
@@ -301,17 +294,13 @@ t.test('who starts a run can read it at once, though the broker does not know of
 t.test('clients that ask for everything and read nothing hold one small page each, at the most', async (t) => {
   const inner = memoryBroker()
   const pages: { asked: number, given: number }[] = []
-  const broker: Broker = {
-    open: (...args) => inner.open(...args),
-    append: (...args) => inner.append(...args),
-    close: (...args) => inner.close(...args),
-    listen: (...args) => inner.listen(...args),
+  const broker = brokerWith(inner, {
     async read (channel, after, most) {
       const page = await inner.read(channel, after, most)
       pages.push({ asked: most.bytes, given: page.entries.length })
       return page
     }
-  }
+  })
   const app = await createApp(t, { broker, writeTimeout: false })
   const channel = app.sse.channel('a', { history: { events: 1e6, bytes: 1e9 } })
   for (let n = 0; n < 20_000; n++) channel.publish({ raw: 'x'.repeat(1_000) })
@@ -426,15 +415,11 @@ t.test('any number of readers may share one signal', async (t) => {
 
 t.test('a run that was stopped elsewhere has stopped, though its broker refuses an event before it tells of the end', async (t) => {
   const inner = memoryBroker()
-  const broker: Broker = {
-    open: (...args) => inner.open(...args),
-    append: (...args) => inner.append(...args),
-    close: (...args) => inner.close(...args),
-    read: (...args) => inner.read(...args),
-    listen: (channel: string, listener: Listener) => inner.listen(channel, {
+  const broker = brokerWith(inner, {
+    listen: (channel, listener) => inner.listen(channel, {
       entry: (entry) => listener.entry(entry), closed () {}, failed () {}, lost () {}
     })
-  }
+  })
   const errors: unknown[] = []
   const here = createHub({ broker, onError: (error) => errors.push(error) })
   const there = createHub({ broker: inner })
@@ -582,16 +567,12 @@ t.test('a page that could not be read is asked for anew, also by who asks again 
   const inner = memoryBroker()
   let failures = 3
   const hub = createHub({
-    broker: {
-      open: (...args) => inner.open(...args),
-      append: (...args) => inner.append(...args),
-      close: (...args) => inner.close(...args),
-      listen: (...args) => inner.listen(...args),
+    broker: brokerWith(inner, {
       async read (...args) {
         if (failures-- > 0) throw new Error('not now')
         return inner.read(...args)
       }
-    }
+    })
   })
   t.after(() => hub.close())
   const channel = hub.channel('a')
