@@ -202,8 +202,7 @@ t.test('no promise is left unsettled when a client that is behind goes away, or 
     await pumped
     t.equal(connection.reason, reason as EndReason, `${reason}: the pump that waited has come to its end`)
     t.equal(finished, true)
-    await connection.ready()
-    t.pass('to wait on an ended connection is to wait for nothing')
+    await t.resolves(connection.ready(), 'to wait on an ended connection is to wait for nothing')
     client.destroy()
     await until(() => parts.connections.size === 0)
   }

@@ -201,8 +201,7 @@ t.test('HEAD: the head alone, and no source is started', async (t) => {
   t.equal(client.received, client.head + '\r\n\r\n')
   t.equal(state.started, false)
   t.match(app.sse.stats(), { open: 0, opened: 0 })
-  await client.get('/json').until('{"ok":true}')
-  t.pass('and the socket takes the next request')
+  await t.resolves(client.get('/json').until('{"ok":true}'), 'and the socket takes the next request')
 })
 
 t.test('the status code of the reply is kept', async (t) => {
