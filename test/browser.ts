@@ -1,5 +1,5 @@
 /** What the tests in a real browser share: Chromium, pages, and what the clients in a page are told of a channel. */
-import { build } from 'esbuild'
+import { build } from 'esbuild-wasm'
 import type { FastifyInstance, FastifyServerOptions } from 'fastify'
 import { execFileSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'

@@ -1,7 +1,7 @@
 /** The client: `fetchEvents` and `typedEventSource`, mostly over real sockets against a real app; and what of it is shipped. */
 import { Type } from '@sinclair/typebox'
 import { Value } from '@sinclair/typebox/value'
-import { build } from 'esbuild'
+import { build } from 'esbuild-wasm'
 import { EventSource } from 'eventsource'
 import { createParser } from 'eventsource-parser'
 import fc from 'fast-check'

@@ -1,5 +1,5 @@
 /** Programs that use the plugin, in processes of their own, for what would end, hold up or starve that of a test. */
-import { buildSync } from 'esbuild'
+import { buildSync } from 'esbuild-wasm'
 import { spawn, type ChildProcess } from 'node:child_process'
 import { symlinkSync } from 'node:fs'
 import { join } from 'node:path'
