@@ -4,6 +4,7 @@
  * begun again meanwhile. Waits that are over at about the same time share an appointment, so however many connections
  * there are, the process is woken some 64 times within one length.
  */
+import { LONGEST_TIMER } from './durations.ts'
 
 /** Somebody that can wait in one line at a time. The fields belong to the line. */
 export interface Waiting {
@@ -112,7 +113,7 @@ export class Line {
     // One that is due now would be put off by a millisecond for whoever joins whose time is over.
     if (at >= this.#timerAt) return
     clearTimeout(this.#timer)
-    this.#timer = setTimeout(() => this.#due(), Math.ceil(at - now)).unref()
+    this.#timer = setTimeout(() => this.#due(), Math.min(Math.ceil(at - now), LONGEST_TIMER)).unref()
     this.#timerAt = at
   }
 

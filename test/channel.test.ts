@@ -322,6 +322,21 @@ t.test('a channel that nobody holds is kept as long as what was published to it 
   t.same(await isKept('for ever'), [], 'until it is closed')
 })
 
+t.test('a channel that is published to again, once it was closed and forgotten, is kept as a new one is', async (t) => {
+  const clock = ownClock(t)
+  const hub = createHub()
+  const reopen = async () => {
+    const channel = hub.channel('again', typed(60_000))
+    await channel.publish({ event: 'n', data: 1 })
+    await channel.close()
+    await clock.tickAsync(60_000)
+    await channel.publish({ event: 'n', data: 2 })
+  }
+  await reopen()
+  await sweep(clock)
+  t.equal(await isTyped(hub, 'again'), true)
+})
+
 t.test("a 'snapshot' or 'key' that is given later, where the channel has none, is refused", async (t) => {
   const hub = createHub()
   const channel = hub.channel('a')

@@ -5,7 +5,9 @@ import t, { type Test } from 'tap'
 import { createHub, memoryBroker, type Broker, type Listener, type ReceivedEvent, type SseChannel } from '../index.ts'
 import { compareEntryIds } from '../lib/entry-id.ts'
 import { FarBroker } from './far-broker.ts'
-import { brokerWith, connect, createApp, dataOf, deferred, listen, noteProcess, ownClock, readOn, turns, until } from './helpers.ts'
+import {
+  brokerWith, connect, createApp, dataOf, deferred, idleSource, listen, noteProcess, ownClock, readOn, turns, until
+} from './helpers.ts'
 
 /** The most that is counted between two turns of the event loop, until it is stopped. */
 function mostPerTurn () {
@@ -439,6 +441,36 @@ t.test('a run that was stopped elsewhere has stopped, though its broker refuses 
   goOn.resolve()
   t.same(await run.ended, { state: 'stopped' })
   await until(() => finished)
+  t.same(errors, [])
+})
+
+t.test('a run that was stopped elsewhere has stopped, though its lease is refused before its broker tells of the end', async (t) => {
+  const inner = memoryBroker()
+  let outage = true
+  const broker = brokerWith(inner, {
+    async listen (channel, listener) {
+      const listening = await inner.listen(channel, { entry () {}, closed () {}, failed () {}, lost () {} })
+      // Asked once more whether it is closed, it is out of reach at first.
+      if (listening.closed && outage) {
+        outage = false
+        throw new Error('out of reach')
+      }
+      return listening
+    }
+  })
+  const errors: unknown[] = []
+  const here = createHub({ broker, onError: (error) => errors.push(error) })
+  const there = createHub({ broker: inner })
+  const { state, source } = idleSource({ data: 1 })
+  const ends: unknown[] = []
+  const run = here.run('key', source, { lease: 100, onEnd: (end) => { ends.push(end) } })
+  await turns()
+  await there.run.attach('key').stop()
+  // Nothing else keeps the process.
+  await until(() => state.finished)
+  t.same(await run.ended, { state: 'stopped' })
+  t.same(ends, [{ state: 'stopped' }])
+  t.equal(outage, false)
   t.same(errors, [])
 })
 

@@ -335,6 +335,25 @@ t.test('what is published while a snapshot is being made comes after it', async 
   t.equal(making, 1)
 })
 
+t.test('what the function of a snapshot publishes itself comes after it, after a gap, too', async (t) => {
+  let joined = Promise.resolve('')
+  const { channel, read } = await start(t, {
+    history: { events: 2 },
+    snapshot () {
+      joined = channel.publish({ data: 'joined' })
+      return [{ data: 'state' }]
+    }
+  })
+  const [gone, , , last] = await publish(channel, 1, 2, 3, 4)
+  const fresh = read()
+  await fresh.until('joined')
+  const before = await joined
+  await given(t, fresh, 'data: "state"\n\n' + at(last) + event(before, '"joined"'), 'without a position')
+  const back = read(gone)
+  await back.until('joined')
+  await given(t, back, at(gone) + gap(gone, last) + 'data: "state"\n\n' + at(before) + event(await joined, '"joined"'))
+})
+
 t.test('an empty snapshot is one', async (t) => {
   const { channel, read } = await start(t, { snapshot: () => [] })
   const [first] = await publish(channel, 1)

@@ -285,6 +285,21 @@ t.test('who begins again is not due with those it was with, but in its new time'
   }
 })
 
+for (const kind of KINDS) {
+  t.test(`${kind}: a wait of the longest time that Node can measure does not wake the process at once`, async (t) => {
+    const clock = ownClock(t)
+    clock.tick(0.5)
+    const count = countTimersSet(t)
+    const longest = 2 ** 31 - 1
+    let due = 0
+    new Lines()[kind](longest).wait(new Waiter(() => { due++ }))
+    clock.tick(longest / 2)
+    t.equal(count.set, 1)
+    clock.tick(longest / 2 + 1)
+    t.equal(due, 1)
+  })
+}
+
 t.test('who goes on in a line where its time is over does not put off those who are due at that moment', async (t) => {
   const clock = ownClock(t)
   const start = performance.now()

@@ -69,7 +69,10 @@ export class Channel extends Subscribable implements Subject, Readable {
     const message = this.toMessage(event)
     this.#publishedAt = performance.now()
     this.onPublish()
-    return this.#parts.broker.append(this.name, message, this.options.history, owner)
+    const id = await this.#parts.broker.append(this.name, message, this.options.history, owner)
+    // Once it was forgotten, its name was free again.
+    this.#closed = false
+    return id
   }
 
   /** @throws {InvalidEvent} */

@@ -154,13 +154,15 @@ export class Cursor implements Reading, Reader {
   #tellGap (requested: string, { after, batch }: Replay): boolean {
     if (!this.#opened) this.#add({ is: 'position', id: requested, why: 'requested' })
     this.#add({ is: 'gap', gap: { requested, earliest: batch.events[0]?.id ?? null } })
+    // What the snapshot's function publishes itself comes after it.
+    const { tail } = this.#replica.log
     this.#openSnapshot()
     if (this.#snapshot === undefined) {
       this.#resume(after)
       return true
     }
     this.#live = true
-    this.#moveTo(this.#replica.log.tail)
+    this.#moveTo(tail)
     return false
   }
 
