@@ -2,6 +2,7 @@
 import { Cluster, Redis } from 'ioredis'
 import t, { type Test } from 'tap'
 import { createHub, redisBroker, type RedisBroker } from '../index.ts'
+import { shardOf } from '../lib/brokers/redis/keys.ts'
 import { brokerLaws } from '../lib/testing/index.ts'
 import { eventually } from '../lib/testing/law.ts'
 import { until } from './helpers.ts'
@@ -12,6 +13,7 @@ t.setTimeout(120_000)
 const NODES = 3
 const SLOTS = 16_384
 const SHARDS = 8
+const TIMEOUT = 3_000
 
 interface Node {
   server: RedisServer
@@ -46,7 +48,7 @@ async function startCluster (t: Test): Promise<Node[]> {
 
 function clusterBroker (t: Test, nodes: Node[], onError = (_: unknown) => {}): RedisBroker {
   const client = new Cluster(nodes.map(({ server }) => ({ host: '127.0.0.1', port: server.port })), { lazyConnect: true })
-  const broker = redisBroker(client, { shards: SHARDS, timeout: 3_000, onError })
+  const broker = redisBroker(client, { shards: SHARDS, timeout: TIMEOUT, onError })
   t.after(() => broker.end())
   return broker
 }
@@ -103,3 +105,37 @@ t.test('a node is killed in the middle of publishing, and comes back: everything
       t.equal(witness.gaps, 0, `${name}: no gap`)
     }
   })
+
+t.test('a node that hangs is none for its own shards, and the others notice nothing', { skip: noRedis }, async (t) => {
+  const nodes = await startCluster(t)
+  const errors: unknown[] = []
+  const hub = createHub({ broker: clusterBroker(t, nodes, (error) => errors.push(error)) })
+  t.after(() => hub.close())
+  const [hanging] = nodes
+  const all = await Promise.all(Array.from({ length: 24 }, async (_, index) => {
+    const name = `channel ${index}`
+    const published = new Published(hub.channel(name))
+    await published.one()
+    const slot = await hanging!.admin.call('CLUSTER', 'KEYSLOT', `sse:{${shardOf(name, SHARDS)}}:news`) as number
+    return { published, hangs: slot < Math.floor(SLOTS / NODES) }
+  }))
+  const [those, others] = [true, false].map((which) => all.flatMap(({ published, hangs }) => hangs === which ? published : []))
+  hanging!.server.stop()
+  t.after(() => hanging!.server.goOn())
+  const began = performance.now()
+  const stuck = Promise.all(those!.map((published) => published.some(2)))
+  let over = false
+  const publishing = Promise.all(others!.map((published) => published.until(() => over)))
+  await stuck
+  const took = performance.now() - began
+  t.ok(took < 1.5 * TIMEOUT, `settled after ${took} ms, also what waited for its turn`)
+  t.same(those!.map(({ codes }) => [...codes.values()]), those!.map(() => ['FST_SSE_OUTCOME_UNKNOWN', 'FST_SSE_BROKER_UNAVAILABLE']))
+  // While the way to the node is opened anew, and cut, and opened again.
+  await until(() => errors.length > 0 && others!.every(({ ids }) => ids.size > 1_000))
+  over = true
+  await publishing
+  t.same(others!.flatMap(({ codes }) => [...codes]), [])
+  t.equal(errors.length, 1, 'told once')
+  hanging!.server.goOn()
+  await Promise.all(those!.map((published) => published.last()))
+})

@@ -334,6 +334,46 @@ test('a connection that was made and is answered by nobody is given up', async (
   await t.resolves(published.last(), 'another one was made')
 })
 
+test('a connection that falls silent while its scripts are loaded again is given up, which is told', async (t) => {
+  const server = await startRedis(t)
+  const proxy = await startProxy(t, server)
+  const errors: unknown[] = []
+  const published = new Published(channelOf(t, brokerOf(t, proxy, { timeout: 300, onError: (error) => errors.push(error) })))
+  await published.one()
+  await adminOf(t, server).script('FLUSH')
+  const [old] = proxy.ways
+  proxy.pass = (way, to, bytes) => {
+    if (way !== old) way[to].write(bytes)
+    else if (to === 'client') old.client.write(bytes)
+    else if (bytes.includes('EVALSHA')) old.server.write(bytes)
+  }
+  await published.last()
+  t.match(errors, [{ code: AWAY }])
+})
+
+test('however much has no answer when the connection breaks, the log is looked through once', async (t) => {
+  const server = await startRedis(t)
+  const proxy = await startProxy(t, server)
+  const admin = adminOf(t, server)
+  const published = new Published(channelOf(t, brokerOf(t, proxy)))
+  await published.one()
+  const { numcommands } = await statsOf(admin, 'xrevrange')
+  const { pass } = proxy
+  proxy.pass = (way, to, bytes) => { if (to === 'server') way.server.write(bytes) }
+  const stored = published.some(500)
+  while (await admin.xlen(LOG) < 501) await wait(5)
+  proxy.pass = () => {}
+  const lost = published.some(500)
+  await turns()
+  proxy.pass = pass
+  proxy.cutAll()
+  await Promise.all([stored, lost])
+  t.same(await numbersIn(admin), Array.from({ length: 1_001 }, (_, n) => n), 'once, and in order')
+  t.same([...published.codes], [])
+  const looks = (await statsOf(admin, 'xrevrange')).numcommands - numcommands
+  t.ok(looks > 0 && looks <= 12, `${looks} times 100 entries`)
+})
+
 test('what is published while Redis is away is rejected after the timeout and never stored; or stored, if it is back before', async (t) => {
   const server = await startRedis(t, ...DURABLE)
   const admin = adminOf(t, server)

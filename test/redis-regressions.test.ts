@@ -1,5 +1,6 @@
 /** What was wrong with the Redis broker, and is mended. */
 import fastify from 'fastify'
+import { Redis } from 'ioredis'
 import { Cluster } from 'ioredis5'
 import { setTimeout as wait } from 'node:timers/promises'
 import t, { type Test } from 'tap'
@@ -175,9 +176,34 @@ t.test('connections to the nodes of a cluster have the password of the client, w
       return copy
     }
   }
-  const broker = redisBroker(spy, { onError () {} })
+  const broker = redisBroker(spy, { onError () {}, timeout: 100 })
+  await t.rejects(broker.close('a', false), { code: 'FST_SSE_BROKER_UNAVAILABLE' })
   await broker.end()
   t.equal(options.redisOptions.password, 'secret')
+})
+
+test('what others have put in the place of the news holds up nobody who begins to listen, and makes way for the next event', async (t) => {
+  const server = await startRedis(t)
+  const hub = hubOn(t, brokerOf(t, server))
+  await adminOf(t, server).set('sse:{0}:news', 'nonsense')
+  const { seen } = readOn(hub.channel('a').subscribe({ after: 'earliest' }))
+  await hub.channel('a').publish({ data: 1 })
+  await until(() => seen.length === 1)
+})
+
+test("numbers as strings, which a client may ask for (stringNumbers), are not what the broker's own connections give", async (t) => {
+  const { port } = await startRedis(t)
+  const broker = redisBroker(new Redis({ port, lazyConnect: true, stringNumbers: true }))
+  t.after(() => broker.end())
+  const hub = hubOn(t, broker)
+  const channel = hub.channel('a')
+  const first = await channel.publish({ data: 1 })
+  await channel.publish({ data: 2 })
+  await channel.close()
+  const { seen, ended } = readOn(channel.subscribe({ after: first }))
+  await ended
+  t.match(seen, [{ data: 2 }], 'no gap')
+  t.same(await hub.run('key', [{ data: 1 }]).ended, { state: 'done' })
 })
 
 t.test('publish and close may be given to others, who call them with arguments of their own', async (t) => {

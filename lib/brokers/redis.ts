@@ -5,7 +5,7 @@ import {
 } from '../broker.ts'
 import { describe } from '../describe.ts'
 import { isEntryId } from '../entry-id.ts'
-import { BrokerUnavailable, ChannelClosed, InvalidOption, OutcomeUnknown } from '../errors.ts'
+import { BrokerUnavailable, ChannelClosed, InvalidOption } from '../errors.ts'
 import { quiet, warn, type OnError } from '../log.ts'
 import { checkOptions, isFunction, isInteger } from '../checks.ts'
 import { Keys, shardOf } from './redis/keys.ts'
@@ -25,7 +25,7 @@ export interface RedisBrokerOptions {
   prefix?: string | undefined
   /**
    * Over how many hash tags channels are spread: nodes of a cluster that share the work. All processes need the same number.
-   * Each has one more connection for each of them. Default 1, from 1 to 1_024.
+   * For each that it uses a process has one connection to write, and one to read. Default 1, from 1 to 1_024.
    */
   shards?: number | undefined
   /**
@@ -46,6 +46,8 @@ export interface RedisBroker extends Broker {
 /** The channels of one hash tag. */
 interface Shard {
   readonly keys: Keys
+  /** By which it is asked. On a cluster each shard has its own, once it is used: a node may be away, and the others are not. */
+  writer: Link | undefined
   /** Who only publishes has none. */
   reading: { reader: Reader, vigil: Vigil } | undefined
 }
@@ -57,7 +59,6 @@ class RedisStreams implements RedisBroker {
   /** Those that have lost their connection: one outage is told once. */
   readonly #away = new Set<Link>()
   readonly #shards: Shard[]
-  readonly #writer: Link
   /** By which an append whose answer was lost is known again, with a number. */
   readonly #token = randomBytes(6).toString('base64url')
   #appends = 0
@@ -78,52 +79,47 @@ class RedisStreams implements RedisBroker {
       onBack: (link) => this.#away.delete(link)
     }
     const start = (client.options.keyPrefix ?? '') + prefix
-    this.#shards = Array.from({ length: shards }, (_, shard) => ({ keys: new Keys(start, shard), reading: undefined }))
-    this.#writer = this.#connect()
+    const writer = client.isCluster ? undefined : this.#connect()
+    this.#shards = Array.from({ length: shards }, (_, shard) => ({ keys: new Keys(start, shard), writer, reading: undefined }))
     this.#turns = client.isCluster ? new Turns(timeout) : undefined
   }
 
   async open (channel: string, { owner, lease, will, forgetAfter }: Hold): Promise<boolean> {
     const { header, text } = will === undefined ? { header: '', text: '' } : toRecord(will, this.#newToken())
     const size = will === undefined ? 0 : sizeOf(will)
-    const { keys } = this.#shardOf(channel)
-    const args = () => [channel, this.#writer.tag, owner, lease, forgetAfter, header, text, size]
-    return await this.#writer.evaluate(OPEN, keys.of(channel), { args, repeat: 'always' }) === 1
+    const { writer, keys } = this.#writingOf(channel)
+    const args = () => [channel, writer.tag, owner, lease, forgetAfter, header, text, size]
+    return await writer.evaluate(OPEN, keys, { args }) === 1
   }
 
   async append (channel: string, message: Message, { events, bytes, age }: History, owner = ''): Promise<string> {
     const { header, text } = toRecord(message, this.#newToken())
-    const { keys } = this.#shardOf(channel)
+    const { writer, keys } = this.#writingOf(channel)
     const fixed = [header, text, sizeOf(message), events, bytes, age === false ? '' : age, owner]
-    let since = ''
-    const args = (again: boolean) => {
-      if (!again) since = `${this.#writer.time}-0`
-      return [channel, this.#writer.tag, ...fixed, again ? since : '']
-    }
-    const id = await this.#inTurn(channel, () => this.#writer.evaluate(APPEND, keys.of(channel), { args, repeat: 'known' }))
+    const args = () => [channel, writer.tag, ...fixed]
+    const trace = { channel, keys, header }
+    const id = await this.#inTurn(channel, (longer) => writer.evaluate(APPEND, keys, { args, trace, longer }))
     if (id === null) throw new ChannelClosed(channel)
-    if (id === 0) throw new OutcomeUnknown('the connection broke, and what was stored last is retained no more')
     return id as string
   }
 
   async close (channel: string, forgetAfter: number | false, owner = ''): Promise<void> {
-    const { keys } = this.#shardOf(channel)
-    const args = () => [channel, this.#writer.tag, forgetAfter === false ? '' : forgetAfter, owner]
-    await this.#inTurn(channel, () => this.#writer.evaluate(CLOSE, keys.of(channel), { args, repeat: 'always' }))
+    const { writer, keys } = this.#writingOf(channel)
+    const args = () => [channel, writer.tag, forgetAfter === false ? '' : forgetAfter, owner]
+    await this.#inTurn(channel, (longer) => writer.evaluate(CLOSE, keys, { args, longer }))
   }
 
   async read (channel: string, after: string | undefined, most: Most): Promise<Page> {
-    const { keys } = this.#shardOf(channel)
-    const args = () => [channel, this.#writer.tag, after ?? '', most.entries, most.bytes]
-    const reply = await this.#writer.evaluate(READ, keys.of(channel), { args, repeat: 'always', reads: true })
+    const { writer, keys } = this.#writingOf(channel)
+    const args = () => [channel, writer.tag, after ?? '', most.entries, most.bytes]
+    const reply = await writer.evaluate(READ, keys, { args, reads: true })
     const [position, complete, page] = reply as [string, number, unknown[]]
     if (!isEntryId(position)) throw damaged(channel)
     return toPage(position, complete === 1, page)
   }
 
   async listen (name: string, listener: Listener): Promise<Listening> {
-    if (this.#ended) throw new BrokerUnavailable('it was ended')
-    const { keys, reader, vigil } = this.#readingOf(name)
+    const { keys, writer, reader, vigil } = this.#readingOf(name)
     const channel = reader.get(name) ?? new Watched(name)
     reader.add(channel)
     const recipient = channel.add(listener)
@@ -132,7 +128,7 @@ class RedisStreams implements RedisBroker {
       if (channel.isIdle) reader.delete(channel)
     }
     try {
-      const seen = await look(this.#writer, keys, name)
+      const seen = await look(writer, keys, name)
       if (seen.closed) {
         stop()
       } else {
@@ -150,15 +146,16 @@ class RedisStreams implements RedisBroker {
   async end (): Promise<void> {
     this.#ended = true
     const error = new BrokerUnavailable('it was ended')
-    for (const { reading } of this.#shards) {
+    for (const { writer, reading } of this.#shards) {
       reading?.vigil.end()
       reading?.reader.end(error)
+      writer?.end()
     }
-    this.#writer.end()
   }
 
-  #inTurn (channel: string, task: () => Promise<unknown>): Promise<unknown> {
-    return this.#turns === undefined ? task() : this.#turns.take(channel, task)
+  /** @param task is given by how much longer it may take, in ms */
+  #inTurn (channel: string, task: (longer: number) => Promise<unknown>): Promise<unknown> {
+    return this.#turns === undefined ? task(0) : this.#turns.take(channel, (waited) => task(-waited))
   }
 
   #connect (): Link {
@@ -169,18 +166,30 @@ class RedisStreams implements RedisBroker {
     return this.#shards[shardOf(channel, this.#shards.length)]!
   }
 
-  #readingOf (channel: string): { keys: Keys, reader: Reader, vigil: Vigil } {
+  #writerOf (shard: Shard): Link {
+    if (this.#ended) throw new BrokerUnavailable('it was ended')
+    shard.writer ??= this.#connect()
+    return shard.writer
+  }
+
+  #writingOf (channel: string): { writer: Link, keys: readonly string[] } {
+    const shard = this.#shardOf(channel)
+    return { writer: this.#writerOf(shard), keys: shard.keys.of(channel) }
+  }
+
+  #readingOf (channel: string): { keys: Keys, writer: Link, reader: Reader, vigil: Vigil } {
     const shard = this.#shardOf(channel)
     const { keys } = shard
+    const writer = this.#writerOf(shard)
     if (shard.reading === undefined) {
       const onError = (error: unknown) => this.#tell(error, 'what comes on channels cannot be read from Redis')
       const reader: Reader = new Reader(this.#connect(), keys, onError)
-      const vigil = new Vigil(this.#writer, keys, reader)
+      const vigil = new Vigil(writer, keys, reader)
       reader.onHeld = (channel) => vigil.visitSoon(channel)
       reader.onSeen = (channel, seen) => vigil.expectEnd(channel, seen)
       shard.reading = { reader, vigil }
     }
-    return { keys, ...shard.reading }
+    return { keys, writer, ...shard.reading }
   }
 
   #newToken (): string {

@@ -21,7 +21,6 @@ export interface Connection {
   connect (): Promise<void>
   disconnect (reconnect?: boolean): void
   /** Of a cluster. */
-  nodes? (role: 'master'): Connection[]
   refreshSlotsCache? (): void
 }
 
@@ -33,12 +32,14 @@ function retryStrategy (times: number): number {
 /** A connection of its own, with the options of the client: what others ask for by that must not wait behind ours. */
 export function duplicate (client: RedisClient): Connection {
   // RESP3 has other shapes. Times are limited by the link: a blocked read is none that takes too long.
-  const node = { protocol: 2, commandTimeout: undefined, socketTimeout: undefined, blockingTimeout: undefined }
-  const all = { keyPrefix: '', lazyConnect: true, enableOfflineQueue: false }
+  const noTimeouts = { commandTimeout: undefined, socketTimeout: undefined, blockingTimeout: undefined }
+  const node = { protocol: 2, stringNumbers: false, ...noTimeouts }
+  const all = { keyPrefix: '', lazyConnect: true }
   if (!client.isCluster) {
     return client.duplicate({
       ...all,
       ...node,
+      enableOfflineQueue: false,
       autoResendUnfulfilledCommands: false,
       maxRetriesPerRequest: 0,
       retryStrategy,
@@ -47,6 +48,10 @@ export function duplicate (client: RedisClient): Connection {
   }
   return client.duplicate([], {
     ...all,
+    // What is asked for first waits until its node is connected.
+    enableOfflineQueue: true,
+    // Any node would be asked, which may be one that does not answer.
+    enableReadyCheck: false,
     maxRedirections: 0,
     retryDelayOnFailover: 0,
     retryDelayOnClusterDown: 0,
@@ -66,18 +71,17 @@ export interface Session {
   ahead: number
 }
 
-/** Scripts come first: two appends must not be carried out in another order because one has to wait for its script. */
+/**
+ * Scripts come first: two appends must not be carried out in another order because one has to wait for its script. On a cluster
+ * appends are sent one by one, and a node is given a script when it asks for it: the others may not be there.
+ */
 export async function openSession (connection: Connection, scripts: readonly Script[]): Promise<Session> {
-  if (connection.nodes !== undefined) {
-    // A node that is not there has no script, and says so when it is.
-    await Promise.allSettled(connection.nodes('master').map((node) => load(node, scripts)))
-    return { server: '', id: 0, ahead: 0 }
-  }
+  if (connection.refreshSlotsCache !== undefined) return { server: '', id: 0, ahead: 0 }
   const [info, id, ahead] = await Promise.all([
     connection.call('INFO', 'server'),
     connection.call('CLIENT', 'ID'),
     readClock(connection),
-    load(connection, scripts)
+    Promise.all(scripts.map(({ text }) => connection.call('SCRIPT', 'LOAD', text)))
   ])
   return { server: /^run_id:(\w+)/m.exec(info as string)?.[1] ?? '', id: id as number, ahead }
 }
@@ -85,8 +89,4 @@ export async function openSession (connection: Connection, scripts: readonly Scr
 export async function readClock (connection: Connection): Promise<number> {
   const [seconds, microseconds] = await connection.call('TIME') as [string, string]
   return Number(seconds) * 1_000 + Number(microseconds) / 1_000 - performance.now()
-}
-
-function load (connection: Connection, scripts: readonly Script[]): Promise<unknown> {
-  return Promise.all(scripts.map(({ text }) => connection.call('SCRIPT', 'LOAD', text)))
 }

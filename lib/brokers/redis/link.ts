@@ -5,9 +5,9 @@
 import { BrokerUnavailable, OutcomeUnknown } from '../../errors.ts'
 import { reasonOf } from '../../describe.ts'
 import { nextTurn } from '../../turns.ts'
-import {
-  duplicate, openSession, readClock, type Argument, type Connection, type RedisClient, type Session
-} from './client.ts'
+import { duplicate, openSession, readClock, type Connection, type RedisClient, type Session } from './client.ts'
+import { commandOf, pendingOf, type Order, type Pending } from './order.ts'
+import { recall, type Lost } from './recall.ts'
 import { STEP, type Script } from './scripts.ts'
 
 export interface LinkOptions {
@@ -19,36 +19,13 @@ export interface LinkOptions {
   onBack: (link: Link) => void
 }
 
-export interface Order {
-  /** @param again whether it may have been carried out before */
-  args: (again: boolean) => Argument[]
-  /** Whether it can be carried out twice: 'known' is where the same server process answers, which knows it again. */
-  repeat: 'always' | 'known' | 'never'
-  /** It changes nothing of which it would matter whether it was carried out. */
-  reads?: boolean
-  /** Milliseconds by which it may take longer. */
-  longer?: number
-}
-
-interface Pending extends Order {
-  /** Those that are asked for again keep their place. */
-  number: number
-  /** It may have been carried out. */
-  tried: boolean
-  /** `performance.now()` when it was sent last. */
-  sentAt: number
-  timer: NodeJS.Timeout
-  resolve (reply: unknown): void
-  reject (error: unknown): void
-}
-
 /** What Redis says, or ioredis, where nothing was carried out, and should be before long. */
 const LATER = /\b(NOSCRIPT|READONLY|LOADING|CLUSTERDOWN|TRYAGAIN|MOVED|ASK) |enableOfflineQueue/
 
 /** Milliseconds until then. */
 const SOON = 100
 
-/** As many are sent in one turn of the event loop. */
+/** Of those that have waited as many are sent in one turn of the event loop. */
 const AT_ONCE = 1_000
 
 /** Milliseconds between two looks at the clock of Redis, and by how much it may be off meanwhile, or be set back. */
@@ -64,13 +41,12 @@ export class Link {
   tag = 0
   readonly #connection: Connection
   readonly #options: LinkOptions
+  readonly #isCluster: boolean
   readonly #clock: NodeJS.Timeout
   #waiting = new Set<Pending>()
   readonly #sent = new Set<Pending>()
   #number = 0
   #session: Session | undefined
-  /** Whether what was tried by the last connection is known again by this one, and no longer on its way. */
-  #knows = false
   #usable = false
   /** The latest attempt to make it so. */
   #opening: object | undefined
@@ -84,6 +60,7 @@ export class Link {
 
   constructor (client: RedisClient, options: LinkOptions) {
     this.#options = options
+    this.#isCluster = client.isCluster
     this.#connection = duplicate(client)
     this.#connection.on('connect', () => this.#expectSession())
     this.#connection.on('ready', () => this.#open())
@@ -103,15 +80,15 @@ export class Link {
   ask (order: Order): Promise<unknown> {
     return new Promise((resolve, reject) => {
       if (this.#ended) return reject(this.#unavailable())
-      const timer = setTimeout(() => this.#expire(pending), this.#options.timeout + (order.longer ?? 0))
-      const pending: Pending = { ...order, number: this.#number++, tried: false, sentAt: 0, timer, resolve, reject }
+      const pending = pendingOf(order, this.#number++, { resolve, reject })
+      pending.timer = setTimeout(() => this.#expire(pending), this.#options.timeout + (order.longer ?? 0))
       this.#waiting.add(pending)
       if (this.#flushing === undefined) this.#flush()
     })
   }
 
-  evaluate (script: Script, keys: readonly string[], { args, ...order }: Order): Promise<unknown> {
-    return this.ask({ ...order, args: (again) => ['EVALSHA', script.sha, keys.length, ...keys, ...args(again)] })
+  evaluate (script: Script, keys: readonly string[], order: Order): Promise<unknown> {
+    return this.ask({ ...order, script: { script, keys } })
   }
 
   end (): void {
@@ -132,10 +109,11 @@ export class Link {
 
   async #open (): Promise<void> {
     const opening = this.#opening = {}
+    this.#expectSession()
     try {
       const session = await openSession(this.#connection, this.#options.scripts)
-      const knows = await this.#isSuccessor(session)
-      if (this.#opening === opening && !this.#ended) this.#begin(session, knows)
+      if (await this.#isSuccessor(session)) await this.#recall()
+      if (this.#opening === opening && !this.#ended) this.#begin(session)
     } catch (error) {
       this.#lastError = error as Error
       if (this.#opening === opening) this.#disconnect()
@@ -150,11 +128,20 @@ export class Link {
     return this.#connection.call('CLIENT', 'KILL', 'ID', last.id).then(() => true, () => false)
   }
 
-  #begin (session: Session, knows: boolean): void {
+  /** What has no answer, and is not asked for again by just doing so. */
+  async #recall (): Promise<void> {
+    const lost = [...this.#waiting].filter((pending): pending is Pending & Lost => pending.tried && pending.trace !== undefined)
+    for (const [pending, outcome] of await recall(this.#connection, lost)) {
+      pending.tried = outcome !== undefined
+      if (outcome === undefined || !this.#waiting.delete(pending)) continue
+      this.#settle(pending, () => typeof outcome === 'string' ? pending.resolve(outcome) : pending.reject(outcome))
+    }
+  }
+
+  #begin (session: Session): void {
     clearTimeout(this.#patience)
     this.#session = session
     this.#lastError = undefined
-    this.#knows = knows
     this.#usable = true
     if (this.#unsorted) this.#waiting = new Set([...this.#waiting].sort((a, b) => a.number - b.number))
     this.#unsorted = false
@@ -182,14 +169,16 @@ export class Link {
   }
 
   #send (pending: Pending): void {
-    const { tried, repeat } = pending
-    if (tried && (repeat === 'never' || (repeat === 'known' && !this.#knows))) return this.#fail(pending)
+    const { tried } = pending
+    if (tried && pending.trace !== undefined) return this.#fail(pending)
+    if (!tried) pending.since = this.time
     pending.tried = true
+    pending.isAnswered = false
     pending.sentAt = performance.now()
     this.#sent.add(pending)
-    const [command, ...args] = pending.args(tried) as [string, ...Argument[]]
-    this.#connection.call(command, ...args).then(
+    this.#connection.call(...commandOf(pending)).then(
       (reply) => {
+        pending.isAnswered = true
         this.#settle(pending, () => pending.resolve(reply))
         this.#answered()
       },
@@ -198,8 +187,13 @@ export class Link {
 
   /** @param tried whether it was before */
   #sort (pending: Pending, tried: boolean, error: Error): void {
+    pending.isAnswered = true
     if (!this.#sent.delete(pending)) return
-    if (LATER.test(error.message)) {
+    if (this.#isCluster && !pending.isNew && /\bNOSCRIPT /.test(error.message)) {
+      pending.tried = tried
+      pending.isNew = true
+      this.#send(pending)
+    } else if (LATER.test(error.message)) {
       pending.tried = tried
       this.#rest(error)
       this.#return(pending)
@@ -208,13 +202,13 @@ export class Link {
     } else {
       // The connection broke.
       this.#lastError = error
-      if (this.#connection.nodes !== undefined) this.#rest(error)
+      if (this.#isCluster) this.#rest(error)
       this.#return(pending)
     }
   }
 
   #return (pending: Pending): void {
-    if (this.#ended || pending.repeat === 'never') return this.#fail(pending)
+    if (this.#ended || pending.once) return this.#fail(pending)
     this.#usable = false
     this.#unsorted = true
     this.#waiting.add(pending)
@@ -255,9 +249,13 @@ export class Link {
     const isSent = this.#sent.has(pending)
     if (!isSent && !this.#waiting.delete(pending)) return
     this.#fail(pending)
-    // What was asked for later on this connection may be answered yet.
-    const isOverdue = isSent && performance.now() - pending.sentAt >= this.#options.timeout - 1
-    if (isOverdue && this.#usable) this.#disconnect()
+    if (isSent) this.#suspect(pending)
+  }
+
+  /** A connection by which something is not answered within the timeout is none. Who has asked may have waited before. */
+  #suspect (pending: Pending): void {
+    const rest = pending.sentAt + this.#options.timeout - performance.now()
+    setTimeout(() => { if (this.#usable && !pending.isAnswered) this.#disconnect() }, rest).unref()
   }
 
   #disconnect (): void {

@@ -27,7 +27,7 @@ export interface Look {
  */
 export async function look (link: Link, keys: Keys, name: string, position = '', lease = Infinity): Promise<Look> {
   const args = () => [name, link.tag, position, performance.now() - link.connectedAt >= lease ? 1 : 0]
-  const reply = await link.evaluate(LOOK, keys.of(name), { args, repeat: 'always', reads: true })
+  const reply = await link.evaluate(LOOK, keys.of(name), { args, reads: true })
   const [last, closed, known, whole, left, length, news] = reply as [string, number, number, number, number, number, string]
   if (!isEntryId(last) || !isEntryId(news)) throw damaged(name)
   return { last, closed: closed === 1, known: known === 1, whole: whole === 1, left, lease: length, news }

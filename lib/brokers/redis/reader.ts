@@ -272,6 +272,6 @@ export class Reader {
   }
 
   #ask (...args: (string | number)[]): Promise<unknown> {
-    return this.#link.ask({ args: () => args, repeat: 'never', reads: true, longer: BLOCK })
+    return this.#link.ask({ args: () => args, once: true, reads: true, longer: BLOCK })
   }
 }

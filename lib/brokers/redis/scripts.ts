@@ -154,29 +154,12 @@ function script (body: string): Script {
 }
 
 /**
- * ARGV: header, text, size; the history: events, bytes, age or ''; the owner or ''; since, a position after which it may
- * have been stored by a call whose answer was lost, or ''. Gives the ID; nothing where the channel is closed, or another's;
- * 0 where it cannot be known whether it was stored before.
+ * ARGV: header, text, size; the history: events, bytes, age or ''; the owner or ''. Gives the ID; nothing where the channel is
+ * closed, or another's.
  */
 export const APPEND = script(`
 local header, text, size = ARGV[3], ARGV[4], tonumber(ARGV[5])
-local events, bytes, age, owner, since = ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[9], ARGV[10]
-
--- The ID that it has; 0 where it may have had one that was trimmed since.
-local function find()
-  local to = '+'
-  repeat
-    local entries = redis.call('XREVRANGE', log, to, since, 'COUNT', 100)
-    for _, entry in ipairs(entries) do
-      if entry[2][6] == header then return entry[1] end
-      to = '(' .. entry[1]
-    end
-  until #entries < 100
-  local oldest = redis.call('XRANGE', log, '-', '+', 'COUNT', 1)[1]
-  local channel = load()
-  local base = oldest and isOurs(oldest) and oldest[2][2] or channel.last
-  if base ~= channel.origin and isAfter(base, since) then return 0 end
-end
+local events, bytes, age, owner = ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[9]
 
 -- Whether the bytes after the entry fill the history by themselves, or it is too old.
 local function isExcess(channel)
@@ -198,10 +181,6 @@ local function trim(channel)
   redis.call('HSET', state, 'floor', digits(channel.floor), 'floorMs', digits(channel.floorMs))
 end
 
-if since ~= '' then
-  local known = find()
-  if known then return known end
-end
 local channel = load()
 if channel.closed or isOthers(channel, owner) then return false end
 channel.age = age
@@ -218,6 +197,32 @@ else
 end
 ring(channel.last)
 return channel.last
+`)
+
+/**
+ * ARGV: a position after which they were stored, if they were; headers. Gives the position before the oldest entry, '' where none
+ * was ever trimmed; then of each header the ID of its entry, or nothing.
+ */
+export const RECALL = script(`
+local since, places, reply, left = ARGV[3], {}, {}, #ARGV - 3
+for place = 2, left + 1 do
+  places[ARGV[place + 2]] = place
+  reply[place] = false
+end
+local to = '+'
+repeat
+  local entries = redis.call('XREVRANGE', log, to, since, 'COUNT', 100)
+  for _, entry in ipairs(entries) do
+    local place = places[entry[2][6]]
+    if place then reply[place], left = entry[1], left - 1 end
+    to = '(' .. entry[1]
+  end
+until left == 0 or #entries < 100
+local oldest = redis.call('XRANGE', log, '-', '+', 'COUNT', 1)[1]
+local field = redis.call('HMGET', state, 'origin', 'last')
+local base = oldest and isOurs(oldest) and oldest[2][2] or field[2]
+reply[1] = base ~= field[1] and base or ''
+return reply
 `)
 
 /** ARGV: forgetAfter or '', the owner or ''. */
@@ -283,7 +288,8 @@ elseif not channel.closed then
   local ttl = redis.call('PTTL', state)
   if ttl >= 0 and ttl < IDLE then redis.call('PEXPIRE', state, IDLE) end
 end
-local newest = redis.call('XREVRANGE', news, '+', '-', 'COUNT', 1)[1]
+-- Where others have put something else nothing has been rung since.
+local newest = redis.pcall('XREVRANGE', news, '+', '-', 'COUNT', 1)[1]
 local known = channel.last ~= channel.origin or channel.closed or channel.owner
 return { channel.last, channel.closed and 1 or 0, known and 1 or 0, isWhole(channel), left, lease, newest and newest[1] or '0-0' }
 `)
@@ -330,4 +336,4 @@ local page = from(channel.age and not channel.closed and digits(math.max(now - c
 return { page[1] and page[1][2][2] or channel.last, after == '' and 1 or 0, page }
 `)
 
-export const SCRIPTS: readonly Script[] = [APPEND, CLOSE, OPEN, LOOK, READ]
+export const SCRIPTS: readonly Script[] = [APPEND, RECALL, CLOSE, OPEN, LOOK, READ]

@@ -14,8 +14,11 @@ export class Turns {
     this.#timeout = timeout
   }
 
-  /** @throws (rejects) {BrokerUnavailable} and what the task rejects with */
-  async take<Result> (channel: string, task: () => Promise<Result>): Promise<Result> {
+  /**
+   * @param task is given for how many milliseconds it has waited
+   * @throws (rejects) {BrokerUnavailable} and what the task rejects with
+   */
+  async take<Result> (channel: string, task: (waited: number) => Promise<Result>): Promise<Result> {
     const turn = this.#after(this.#last.get(channel), task)
     this.#last.set(channel, turn)
     try {
@@ -25,10 +28,11 @@ export class Turns {
     }
   }
 
-  async #after<Result> (before: Promise<unknown> | undefined, task: () => Promise<Result>): Promise<Result> {
-    const deadline = performance.now() + this.#timeout
+  async #after<Result> (before: Promise<unknown> | undefined, task: (waited: number) => Promise<Result>): Promise<Result> {
+    const since = performance.now()
     await before?.catch(() => {})
-    if (before !== undefined && performance.now() > deadline) throw new BrokerUnavailable('what was before it took too long')
-    return task()
+    const waited = performance.now() - since
+    if (waited >= this.#timeout) throw new BrokerUnavailable('what was before it took too long')
+    return task(waited)
   }
 }
