@@ -36,7 +36,7 @@ export interface History {
 export interface Most {
   /** Entries; at least 1. */
   entries: number
-  /** Bytes, as a history counts them: no entry follows once there are as many. At least 1. */
+  /** Bytes, about as a history counts them: no entry follows once there are as many. At least 1. */
   bytes: number
 }
 
@@ -168,5 +168,5 @@ export interface Broker {
 
 /** The bytes that a message counts in a channel's history. */
 export function sizeOf ({ event, data, raw, comment }: Message): number {
-  return Buffer.byteLength(data ?? raw ?? '') + event.length + (comment === undefined ? 0 : Buffer.byteLength(comment))
+  return Buffer.byteLength(data ?? raw ?? '') + Buffer.byteLength(event) + (comment === undefined ? 0 : Buffer.byteLength(comment))
 }

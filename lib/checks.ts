@@ -1,9 +1,9 @@
 /** Which values options can have, in words for those who gave another. */
 import type { Broker } from './broker.ts'
 import { describe } from './describe.ts'
-import { LONGEST_TIMER } from './durations.ts'
 import { InvalidOption } from './errors.ts'
 import type { MetricsRegistry } from './metrics.ts'
+import { LONGEST_TIMER } from './timeouts.ts'
 
 /** Says what was expected instead of a value; undefined where the value is right. */
 export type Check = (value: unknown) => string | undefined

@@ -1,7 +1,5 @@
 /** Lengths of time of which each connection can have its own, so that not all come at once. */
-
-/** Of Node's timers, in ms. */
-export const LONGEST_TIMER = 2_147_483_647
+import { LONGEST_TIMER } from './timeouts.ts'
 
 /** Milliseconds, or a range from which each connection draws its own, both ends included: integers up to 2,147,483,647. */
 export type Duration = number | { min: number, max: number }

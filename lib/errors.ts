@@ -41,7 +41,7 @@ export const Lagged: SseError = createError(
 export const UnknownRun: SseError = createError('FST_SSE_UNKNOWN_RUN', 'There is no run of this key', 404)
 
 export const RunLost: SseError = createError(
-  'FST_SSE_RUN_LOST', "Run '%s' was ended by others, as this process has not renewed its lease of %d ms in time", 500)
+  'FST_SSE_RUN_LOST', "Run '%s' is no longer this process's: it was ended, or begun anew, by others, or forgotten; its lease is %d ms", 500)
 
 export const BrokerUnavailable: SseError = createError('FST_SSE_BROKER_UNAVAILABLE', 'The broker cannot do this now: %s', 503)
 

@@ -15,7 +15,7 @@ export class Http2Connection {
     this.#session = session
     this.#closed = new Promise((resolve) => { session.once('close', resolve) })
     const { socket } = session
-    // Taken as long as the session has it.
+    // Taken as long as the session has it. It stands for the socket, and of what destroys that gives this alone.
     this.#socket = { [Symbol.asyncDispose]: socket[Symbol.asyncDispose] }
   }
 

@@ -4,7 +4,9 @@
  * begun again meanwhile. Waits that are over at about the same time share an appointment, so however many connections
  * there are, the process is woken some 64 times within one length.
  */
-import { LONGEST_TIMER } from './durations.ts'
+
+/** Of Node's timers, in ms. */
+export const LONGEST_TIMER = 2_147_483_647
 
 /** Somebody that can wait in one line at a time. The fields belong to the line. */
 export interface Waiting {

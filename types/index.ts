@@ -50,8 +50,8 @@ export interface SseSchema {
 export interface SseRequest {
   /**
    * The client's last event ID, from the `Last-Event-ID` header (HTML spec, section 9.2.4), decoded as UTF-8, else from the
-   * query parameter `lastEventId`. Undefined where there is none, or none that a server could have sent. It is input: a client
-   * may send any.
+   * query parameter `lastEventId` (or that of the option `lastEventIdQuery`). Undefined where there is none, or none that a
+   * server could have sent. It is input: a client may send any.
    */
   readonly lastEventId: string | undefined
 }

@@ -5,10 +5,10 @@ import type { OutgoingHttpHeaders, ServerResponse } from 'node:http'
 import type { Readable } from 'node:stream'
 import { checkOptions, isObject, isSignal, isString, type Check } from '../checks.ts'
 import type { EventIterator, Received } from '../client/events.ts'
-import { LONGEST_TIMER } from '../durations.ts'
 import { toHeader } from '../client/header.ts'
 import { abortable } from '../client/iteration.ts'
 import { isInternal, receive } from '../client/receive.ts'
+import { LONGEST_TIMER } from '../timeouts.ts'
 
 /** Options of `injectSse`. A wrong one throws FST_SSE_INVALID_OPTION. */
 export interface InjectSseOptions<Events> {
