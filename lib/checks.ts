@@ -35,7 +35,7 @@ export function duration (least: number): Check {
     const { min, max } = typeof value === 'object' && value !== null ? value as { min?: unknown, max?: unknown } : { min: value, max: value }
     return isInteger(min, least, LONGEST_TIMER) && isInteger(max, min, LONGEST_TIMER)
       ? undefined
-      : `an integer of milliseconds from ${least} to ${LONGEST_TIMER}, or { min, max } of such`
+      : `an integer of milliseconds from ${least} to ${LONGEST_TIMER}, or { min, max } of such, min not above max`
   }
 }
 

@@ -5,6 +5,7 @@ import { checkEvent, checkRaw, wireType, type Fields, type SseEvent } from './ev
 import { InvalidEvent } from './errors.ts'
 import { frame } from './frame.ts'
 import type { Payload, Payloads } from './payload.ts'
+import { isThenable } from './source.ts'
 
 /**
  * @param payloads of the route's `schema.events`; undefined where any event may be sent
@@ -92,5 +93,6 @@ function stringify (data: unknown): string {
     throw new InvalidEvent(`its data cannot be serialised as JSON (${reasonOf(error)})`)
   }
   if (text === undefined) throw new InvalidEvent(`${describeData(data)} has no JSON to be sent as data`)
+  if (text === '{}' && isThenable(data)) throw new InvalidEvent('its data is a promise: await it first')
   return text
 }

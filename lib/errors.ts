@@ -14,7 +14,7 @@ export const InvalidSource: SseError = createError('FST_SSE_INVALID_SOURCE', 'In
 
 export const InvalidOption: SseError = createError('FST_SSE_INVALID_OPTION', 'Invalid option: %s', 500, TypeError)
 
-export const InvalidSchema: SseError = createError('FST_SSE_INVALID_SCHEMA', 'Invalid schema.events of %s: %s', 500)
+export const InvalidSchema: SseError = createError('FST_SSE_INVALID_SCHEMA', 'Invalid %s: %s', 500)
 
 export const InvalidLastEventId: SseError = createError(
   'FST_SSE_INVALID_LAST_EVENT_ID', 'Invalid last event ID: %s', 400)

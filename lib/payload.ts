@@ -57,8 +57,11 @@ export function compilePayloads (events: Record<string, Schema>, shared: Record<
 
 function checkIsSchema (type: string, schema: unknown): void {
   if (isSchema(schema)) return
-  throw new Error(`event type '${type}' has ${describe(schema)} for its schema${typeof schema === 'function' ? `, ${WANTED}` : ''}; ` +
-    'is schema.events itself a schema? It is a map of event types to schemas, such as { message: … }')
+  // So begin TypeBox's schemas.
+  const advice = type === 'type'
+    ? '; is the map itself a schema? It is to be one of event types to schemas, such as { message: … }'
+    : `, ${WANTED}, such as Type.String()${schema === undefined ? '; is it exported under this name?' : ''}`
+  throw new Error(`event type '${type}' has ${describe(schema)} for its schema${advice}`)
 }
 
 function createAjv (): Ajv {
@@ -172,7 +175,8 @@ function hasTransform (schema: Schema, references: never[]): boolean {
 
 function mismatch (type: string, field: string, errors: ErrorObject[]) {
   const { path, expected, data } = difference(errors)
-  return new InvalidEvent(`event '${type}', ${field}${path}: expected ${expected}, got ${describeData(data)}`)
+  const hint = data instanceof Date ? ': give it date.toISOString(), or a schema with a transform' : ''
+  return new InvalidEvent(`event '${type}', ${field}${path}: expected ${expected}, got ${describeData(data)}${hint}`)
 }
 
 /** Where the value and the schema part ways: path, what was expected, what came. */

@@ -100,7 +100,7 @@ export class StreamRoutes {
     try {
       payloads = compilePayloads(events, instance.getSchemas() as Record<string, Schema>)
     } catch (error) {
-      throw Object.assign(new InvalidSchema(name, (error as Error).message), { cause: error })
+      throw Object.assign(invalid(name, (error as Error).message), { cause: error })
     }
     ofInstance.set(events, payloads)
     return payloads
@@ -113,13 +113,17 @@ export class StreamRoutes {
  */
 function checkPlace (name: string, schema: RouteSchema, beside: unknown): void {
   if (schema?.events !== undefined) return
-  if (isMap(schema?.event)) throw new InvalidSchema(name, "'event' is not seen in schema: write schema: { events: … }, with an s")
-  if (isMap(beside)) throw new InvalidSchema(name, "'events' is not seen beside schema: write schema: { events: … }")
+  if (isMap(schema?.event)) throw invalid(name, "'event' is not seen in schema: write schema: { events: … }, with an s")
+  if (isMap(beside)) throw invalid(name, "'events' is not seen beside schema: write schema: { events: … }")
 }
 
 /** Rather than something that another plugin wants. */
 function isMap (value: unknown): boolean {
   return isSchema(value) && Object.values(value).every(isSchema)
+}
+
+function invalid (name: string, why: string): Error {
+  return new InvalidSchema(`schema.events of ${name}`, why)
 }
 
 function isMissingReference (error: unknown): boolean {

@@ -134,6 +134,7 @@ function hint (source: unknown): string {
   if (isThenable(source)) return 'got a promise; await it first, or '
   if (typeof source === 'string') return 'got a string; for a channel give app.sse.channel(name), for one event put it into an array, or '
   if (source instanceof EventEmitter) return 'got an EventEmitter; iterate over on(emitter, name, { signal }) of node:events, or '
+  if (isObject(source) && ['event', 'data', 'raw'].some((name) => name in source)) return 'got one event; put it into an array, or '
   return `got ${describeData(source)}; `
 }
 

@@ -28,7 +28,7 @@ const KINDS = 'an async iterable, an iterable, a Node or web stream'
 const HOW = `give it ${KINDS}, or a function such as async function* ({ signal, lastEventId }) { yield { data: … } }`
 const FIELDS = 'event (its type), data (sent as JSON), raw (sent as it is), id, retry, comment'
 const A_MAP = 'it must be a map of event types to schemas, such as { message: … }'
-const ITSELF = 'is schema.events itself a schema? It is a map of event types to schemas, such as { message: … }'
+const ITSELF = 'is the map itself a schema? It is to be one of event types to schemas, such as { message: … }'
 const WANTED = 'where a TypeBox or JSON Schema (draft 7) object is wanted (of a zod schema: ' +
   "z.toJSONSchema(schema, { target: 'draft-7' }))"
 const TYPES = '"array" or "boolean" or "integer" or "null" or "number" or "object" or "string" or array'
@@ -56,10 +56,10 @@ const AT_START_UP: [written: string, write: (app: any) => unknown, seen: string]
   ["sse: { keepAlive: '15s' }", get({ sse: { keepAlive: '15s' } }),
     "Invalid option: 'keepAlive' of route GET / must be an integer of milliseconds from 1 to 2147483647, or false, got the string \"15s\""],
   ["sse: { retry: '5' }", get({ sse: { retry: '5' } }),
-    "Invalid option: 'retry' of route GET / must be an integer of milliseconds from 0 to 2147483647, or { min, max } of such, " +
+    "Invalid option: 'retry' of route GET / must be an integer of milliseconds from 0 to 2147483647, or { min, max } of such, min not above max, " +
       'got the string "5"'],
   ['sse: { maxDuration: 0.5 }', get({ sse: { maxDuration: 0.5 } }),
-    "Invalid option: 'maxDuration' of route GET / must be an integer of milliseconds from 1 to 2147483647, or { min, max } of such, " +
+    "Invalid option: 'maxDuration' of route GET / must be an integer of milliseconds from 1 to 2147483647, or { min, max } of such, min not above max, " +
       'or false, got the number 0.5'],
   ['sse: true, as @fastify/sse wants it', get({ sse: true }),
     "Invalid option: the options of route GET / must be an object, got the boolean true: leave 'sse' out, as any route has reply.sse"],
@@ -84,9 +84,12 @@ const AT_START_UP: [written: string, write: (app: any) => unknown, seen: string]
     "Invalid schema.events of GET /: event type 'price': got an object (Object) with 'eur', which is no JSON Schema: " +
       'write Type.Object({ eur: … })'],
   ["{ price: 'string' }", schema({ price: 'string' }),
-    `Invalid schema.events of GET /: event type 'price' has the string "string" for its schema; ${ITSELF}`],
+    `Invalid schema.events of GET /: event type 'price' has the string "string" for its schema, ${WANTED}, such as Type.String()`],
+  ['{ price: what is not exported }', schema({ price: undefined }),
+    `Invalid schema.events of GET /: event type 'price' has undefined for its schema, ${WANTED}, such as Type.String(); ` +
+      'is it exported under this name?'],
   ['{ price: Number }', schema({ price: Number }),
-    `Invalid schema.events of GET /: event type 'price' has a function (Number) for its schema, ${WANTED}; ${ITSELF}`],
+    `Invalid schema.events of GET /: event type 'price' has a function (Number) for its schema, ${WANTED}, such as Type.String()`],
   ['{ price: z.object(…) }', schema({ price: new ZodObject() }),
     `Invalid schema.events of GET /: event type 'price': got an object (ZodObject), a schema of another library, ${WANTED}`],
   ['{ price: v.object(…) }', schema({ price: { kind: 'schema', type: 'object', entries: {}, '~run' () {} } }),
@@ -108,7 +111,7 @@ const AT_START_UP: [written: string, write: (app: any) => unknown, seen: string]
   ['a channel of the same name with other options', (app) => {
     app.sse.channel('prices', { history: { events: 5 } })
     app.sse.channel('prices', { history: { events: 6 } })
-  }, "Invalid option: channel 'prices' is there already, with other 'history': leave options out where you ask for it again"],
+  }, "Invalid option: channel 'prices' is there already, with other 'history': give them the first time, and leave them out where you ask for it again"],
   ['a wrong event to a channel', (app) => app.sse.channel('prices', { events }).publish({ event: 'price', data: { eur: '1' } }),
     "Invalid event: event 'price', data/eur: expected number, got a string of length 1"],
   ['a wrong event type to a channel', (app) => app.sse.channel('prices', { events }).publish({ event: 'prize', data: 1 }),
@@ -126,7 +129,10 @@ const typed = (value: unknown) => ({ schema: { events }, handler: yields(value) 
 const BY_THE_FIRST_REQUEST: [written: string, route: Handler | { handler: Handler, schema: object }, seen: string][] = [
   ['reply.sse()', source(undefined), `Invalid source of events: got undefined; ${HOW}`],
   ["reply.sse('text')", source('text'), `Invalid source of events: got a string; for a channel give app.sse.channel(name), for one event put it into an array, or ${HOW}`],
-  ['reply.sse({ data: 1 })', source({ data: 1 }), `Invalid source of events: got an object (Object); ${HOW}`],
+  ['reply.sse({ data: 1 })', source({ data: 1 }), `Invalid source of events: got one event; put it into an array, or ${HOW}`],
+  ['reply.sse({})', source({}), `Invalid source of events: got an object (Object); ${HOW}`],
+  ['a snapshot that returns nothing', async (request, reply) => reply.sse(request.server.sse.channel('prices', { snapshot () {} } as object)),
+    'Invalid source of events: the snapshot function has returned undefined: return its events'],
   ['reply.sse(promise)', source(Promise.resolve([])), `Invalid source of events: got a promise; await it first, or ${HOW}`],
   ['reply.sse(emitter)', source(emitter),
     `Invalid source of events: got an EventEmitter; iterate over on(emitter, name, { signal }) of node:events, or ${HOW}`],
@@ -155,6 +161,9 @@ const BY_THE_FIRST_REQUEST: [written: string, route: Handler | { handler: Handle
     'Invalid event: got bytes: yield { raw: text }, or set an encoding on the stream that they come from'],
   ['yield new Date()', yields(new Date()),
     `Invalid event: it is empty: give it one of ${FIELDS}, that is not undefined; got an object (Date)`],
+  ['yield { data: promise }', yields({ data: Promise.resolve(1) }), 'Invalid event: its data is a promise: await it first'],
+  ['a Date for a Type.String()', { schema: { events: { price: Type.String() } }, handler: yields({ event: 'price', data: new Date() }) },
+    "Invalid event: event 'price', data: expected string, got an object (Date): give it date.toISOString(), or a schema with a transform"],
   ['yield { eur: 1 }', yields({ eur: 1 }), `Invalid event: it has an unknown field 'eur': its fields are ${FIELDS}`],
   ["yield { type: 'price', data }", yields({ type: 'price', data: 1 }),
     `Invalid event: it has an unknown field 'type': its fields are ${FIELDS}`],

@@ -20,7 +20,7 @@ const STREAM: Record<keyof StreamOptions, { right: unknown[], wrong: unknown[], 
     right: [0, 1, LONGEST, { min: 0, max: 0 }, { min: 1, max: LONGEST }],
     wrong: [false, true, -1, 1.5, NaN, LONGEST + 1, '5', null, {}, [], { min: 1 }, { max: 1 }, { min: 2, max: 1 }, { min: -1, max: 1 },
       { min: '1', max: '2' }, { min: 0.5, max: 2 }],
-    expected: /an integer of milliseconds from 0 to 2147483647, or \{ min, max \} of such/
+    expected: /an integer of milliseconds from 0 to 2147483647, or \{ min, max \} of such, min not above max/
   },
   finite: { right: [true, false], wrong: [0, 1, 'true', null, {}], expected: /true or false/ },
   writeTimeout: {
@@ -31,7 +31,7 @@ const STREAM: Record<keyof StreamOptions, { right: unknown[], wrong: unknown[], 
   maxDuration: {
     right: [1, LONGEST, false, { min: 1, max: 2 }],
     wrong: [0, -1, Infinity, LONGEST + 1, '5', true, null, { min: 0, max: 1 }, { min: 2, max: 1 }],
-    expected: /an integer of milliseconds from 1 to 2147483647, or \{ min, max \} of such, or false/
+    expected: /an integer of milliseconds from 1 to 2147483647, or \{ min, max \} of such, min not above max, or false/
   },
   revalidate: { right: [() => true, async () => false, false], wrong: [true, null, 'x', {}], expected: /a function, or false/ },
   revalidateEvery: {

@@ -104,7 +104,7 @@ t.test('what is no source is a TypeError that shows the right call', async (t) =
     [undefined, `got undefined; ${HOW}`], [null, `got null; ${HOW}`], [5, `got the number 5; ${HOW}`],
     [true, `got the boolean true; ${HOW}`], [Symbol('s'), `got the symbol Symbol(s); ${HOW}`],
     ['secret', `got a string; for a channel give app.sse.channel(name), for one event put it into an array, or ${HOW}`],
-    [{ data: 'secret' }, `got an object (Object); ${HOW}`], [{ [Symbol.asyncIterator]: 1 }, `got an object (Object); ${HOW}`],
+    [{ secret: 'secret' }, `got an object (Object); ${HOW}`], [{ [Symbol.asyncIterator]: 1 }, `got an object (Object); ${HOW}`],
     [Promise.resolve([]), `got a promise; await it first, or ${HOW}`],
     [locked(), 'the web stream is locked: somebody else reads it already']
   ]

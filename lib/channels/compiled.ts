@@ -26,7 +26,7 @@ export class Compiled {
     try {
       return events && this.#of(events)
     } catch (error) {
-      throw Object.assign(new InvalidSchema(`channel '${name}'`, (error as Error).message), { cause: error })
+      throw Object.assign(new InvalidSchema(`events of channel '${name}'`, (error as Error).message), { cause: error })
     }
   }
 

@@ -68,7 +68,7 @@ export function checkSameOptions ({ name, options }: Channel, again: ChannelOpti
   }
   for (const option of ['events', 'history', 'onLag', 'snapshot', 'key', 'compress'] as const) {
     if (!isDeepStrictEqual(options[option], given[option])) {
-      throw new InvalidOption(`channel '${name}' is there already, with other '${option}': leave options out where you ask for it again`)
+      throw new InvalidOption(`channel '${name}' is there already, with other '${option}': give them the first time, and leave them out where you ask for it again`)
     }
   }
 }

@@ -1,4 +1,5 @@
 /** The state that a channel's events change, given as events of its own, as fast as its reader takes them. */
+import { InvalidSource } from '../errors.ts'
 import type { Failure } from '../log.ts'
 import { checkStep, disown, isThenable, letGo, openSource, type Source } from '../source.ts'
 import { EVENTS_PER_TURN, nextTurn } from '../turns.ts'
@@ -40,7 +41,7 @@ export class Snapshot {
     if (this.#failure !== undefined) throw this.#failure.error
     const events: FramedEvent[] = []
     try {
-      this.#source ??= openSource(await this.#state, undefined)
+      this.#source ??= openSource(returned(await this.#state), undefined)
       if (this.#ended) this.#source.stop(false)
       await this.#gather(this.#source, events)
     } catch (error) {
@@ -75,4 +76,10 @@ export class Snapshot {
       if (isThenable(next)) return
     }
   }
+}
+
+/** @throws {InvalidSource} as `openSource`, but who reads is not to look for the mistake in what reply.sse was given */
+function returned (state: unknown): unknown {
+  if (state === undefined) throw new InvalidSource('the snapshot function has returned undefined: return its events')
+  return state
 }
