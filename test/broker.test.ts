@@ -224,3 +224,9 @@ function twice (breaking: (broker: Broker) => Partial<Broker>): Brokers {
   const whole = brokerWith(broker, breaking(broker))
   return { one: whole, other: whole }
 }
+
+t.test('a history counts the bytes of an event type, data or raw, and comment', (t) => {
+  t.equal(sizeOf({ event: 'é', data: '"ü"', comment: '€' }), 2 + 4 + 3)
+  t.equal(sizeOf({ event: '', raw: '😀' }), 4)
+  t.end()
+})
