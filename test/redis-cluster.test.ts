@@ -5,7 +5,7 @@ import { createHub, redisBroker, type RedisBroker } from '../index.ts'
 import { shardOf } from '../lib/brokers/redis/keys.ts'
 import { brokerLaws } from '../lib/testing/index.ts'
 import { eventually } from '../lib/testing/law.ts'
-import { until } from './helpers.ts'
+import { readOn, until } from './helpers.ts'
 import { adminOf, freePort, noRedis, Published, startRedis, Witness, type RedisServer } from './redis-server.ts'
 
 t.setTimeout(120_000)
@@ -67,7 +67,8 @@ t.test('a node is killed in the middle of publishing, and comes back: everything
     const nodes = await startCluster(t)
     const names = Array.from({ length: 24 }, (_, index) => `channel ${index}`)
     const options = { history: { events: 1_000_000, bytes: 1_000_000_000, age: false }, onLag: 'gap' } as const
-    const publisher = createHub({ broker: clusterBroker(t, nodes) })
+    const errors: unknown[] = []
+    const publisher = createHub({ broker: clusterBroker(t, nodes, (error) => errors.push(error)) })
     const reader = createHub({ broker: clusterBroker(t, nodes) })
     t.after(() => reader.close())
     const all = names.map((name) => {
@@ -87,6 +88,7 @@ t.test('a node is killed in the middle of publishing, and comes back: everything
       const rejected = () => all.reduce((sum, { published }) => sum + published.codes.size, 0)
       const rejectedBefore = rejected()
       await until(() => rejected() > rejectedBefore)
+      t.ok(errors.splice(0).length > 0, 'it is told')
       await server.start()
       for (const { published } of all) {
         const { size } = published.ids
@@ -138,4 +140,32 @@ t.test('a node that hangs is none for its own shards, and the others notice noth
   t.equal(errors.length, 1, 'told once')
   hanging!.server.goOn()
   await Promise.all(those!.map((published) => published.last()))
+})
+
+t.test('what a node refuses is told as refused, and a spoiled channel holds up no other', { skip: noRedis }, async (t) => {
+  const nodes = await startCluster(t)
+  const hub = createHub({ broker: clusterBroker(t, nodes), onError () {} })
+  t.after(() => hub.close())
+  // Of one shard, and so of one node.
+  const [good, bad] = Array.from({ length: 100 }, (_, index) => `channel ${index}`).filter((name) => shardOf(name, SHARDS) === 0)
+  const published = new Published(hub.channel(good!))
+  const witness = new Witness()
+  witness.read((after) => hub.channel(good!).subscribe({ after }))
+  const spoiled = readOn(hub.channel(bad!).subscribe())
+  await published.some(3)
+  await hub.channel(bad!).publish({ data: 1 })
+  await until(() => witness.has(2) && spoiled.seen.length === 1)
+  const keyslot = await nodes[0]!.admin.call('CLUSTER', 'KEYSLOT', 'sse:{0}:news') as number
+  const { admin } = nodes[Math.floor(keyslot / (SLOTS / NODES))]!
+
+  await admin.config('SET', 'maxmemory', '1')
+  await t.rejects(hub.channel(good!).publish({ data: 1 }), { code: 'FST_SSE_BROKER_UNAVAILABLE', message: /: Redis says: OOM / })
+  await admin.config('SET', 'maxmemory', '0')
+
+  await admin.set(`sse:{0}:state:${bad}`, 'nonsense')
+  await t.rejects(hub.channel(bad!).publish({ data: 1 }), { code: 'FST_SSE_BROKER_UNAVAILABLE', message: /: Redis says: WRONGTYPE / })
+  await admin.call('CLIENT', 'KILL', 'TYPE', 'normal', 'SKIPME', 'yes')
+  const last = await published.last()
+  await until(() => witness.has(last))
+  await until(() => spoiled.result.error !== undefined)
 })

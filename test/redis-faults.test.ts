@@ -7,6 +7,8 @@ import { setTimeout as wait } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
 import { createHub, redisBroker, type GapEvent, type ReceivedEvent, type RedisBroker, type SseChannel } from '../index.ts'
+import type { Connection } from '../lib/brokers/redis/client.ts'
+import { recall } from '../lib/brokers/redis/recall.ts'
 import { connect, createApp, listen, readOn, until, turns } from './helpers.ts'
 import { adminOf, brokerOf, noRedis, Published, startRedis, Witness, type RedisServer } from './redis-server.ts'
 import { startProxy, type Proxy, type Way } from './tcp-proxy.ts'
@@ -372,6 +374,106 @@ test('however much has no answer when the connection breaks, the log is looked t
   t.same([...published.codes], [])
   const looks = (await statsOf(admin, 'xrevrange')).numcommands - numcommands
   t.ok(looks > 0 && looks <= 12, `${looks} times 100 entries`)
+})
+
+test('an append that is refused while a later one is stored is rejected, not stored after it', async (t) => {
+  const server = await startRedis(t)
+  const proxy = await startProxy(t, server)
+  const admin = adminOf(t, server)
+  const { pass } = proxy
+  const published = new Published(channelOf(t, brokerOf(t, proxy)))
+  const other = new Published(channelOf(t, brokerOf(t, proxy), 'b'))
+  await Promise.all([published.one(), other.one()])
+  const refusals: [what: string, begin: () => Promise<unknown>, end: () => Promise<unknown>, isCut: boolean][] = [
+    ['its script is gone, and loaded by others', () => admin.script('FLUSH'), loadScripts, false],
+    ['it is a replica', () => admin.replicaof('127.0.0.1', 1), () => admin.replicaof('NO', 'ONE'), false],
+    ['its memory is full', () => admin.config('SET', 'maxmemory', '1'), () => admin.config('SET', 'maxmemory', '0'), true]
+  ]
+  async function loadScripts (): Promise<void> {
+    const broker = brokerOf(t, server)
+    await broker.read('c', undefined, { entries: 1, bytes: 1 })
+  }
+  for (const [what, begin, end, isCut] of refusals) {
+    const answers: [Way, Buffer][] = []
+    proxy.pass = (way, to, bytes) => { if (to === 'server') way.server.write(bytes); else answers.push([way, bytes]) }
+    await begin()
+    const refused = published.one()
+    await until(() => answers.length > 0)
+    await end()
+    const stored = published.one()
+    while ((await numbersIn(admin)).at(-1) !== published.count - 1) await wait(5)
+    proxy.pass = pass
+    if (isCut) proxy.cutAll()
+    else for (const [way, bytes] of answers) way.client.write(bytes)
+    await Promise.all([refused, stored])
+    t.equal(published.codes.get(published.count - 2), AWAY, what)
+    t.ok(published.ids.has(published.count - 1), what)
+    await Promise.all([published.one(), other.one()])
+  }
+  t.same(await numbersIn(admin), [...published.ids.keys()], 'in their order')
+  t.same([...other.codes], [])
+})
+
+/** Loses the answer of the next append with its connection, and lets nobody connect until what is given has been done. */
+async function loseAnswer (proxy: Proxy, published: Published, admin: Redis, meanwhile: () => Promise<unknown>): Promise<void> {
+  const { pass } = proxy
+  const length = await admin.xlen(LOG)
+  proxy.pass = (way, to, bytes) => { if (to === 'server') way.server.write(bytes) }
+  const publishing = published.one()
+  while (await admin.xlen(LOG) === length) await wait(5)
+  proxy.pass = () => {}
+  proxy.cutAll()
+  await meanwhile()
+  proxy.pass = pass
+  proxy.cutAll()
+  await publishing
+}
+
+test('a publish whose answer is lost, and whose channel is closed and forgotten meanwhile, does not begin it anew', async (t) => {
+  const server = await startRedis(t)
+  const proxy = await startProxy(t, server)
+  const admin = adminOf(t, server)
+  const published = new Published(channelOf(t, brokerOf(t, proxy)))
+  const other = brokerOf(t, server)
+  await published.one()
+  await loseAnswer(proxy, published, admin, async () => {
+    await other.close('a', 1)
+    while (await admin.exists(STATE) === 1) await wait(50)
+  })
+  t.same([...published.codes], [[1, UNKNOWN]])
+  t.equal(await admin.exists(LOG), 0)
+})
+
+test('a log that is spoiled while an append to it has no answer holds up no other channel', async (t) => {
+  const server = await startRedis(t)
+  const proxy = await startProxy(t, server)
+  const admin = adminOf(t, server)
+  const broker = brokerOf(t, proxy)
+  const published = new Published(channelOf(t, broker))
+  const other = new Published(channelOf(t, broker, 'b'))
+  await Promise.all([published.one(), other.one()])
+  await loseAnswer(proxy, published, admin, () => admin.set(LOG, 'nonsense'))
+  t.same([...published.codes], [[1, UNKNOWN]])
+  const { count } = proxy
+  await other.one()
+  t.equal(other.ids.size, 2)
+  t.equal(proxy.count, count, 'no connection is made for it')
+})
+
+t.test('however many appends have no answer, no call has more than ten thousand of them', async (t) => {
+  const calls: number[] = []
+  const connection = {
+    async call (command: string, ...args: (string | number)[]) {
+      const headers = args.slice(8)
+      calls.push(headers.length)
+      return ['0-0', ...headers.map((header, index) => index === 0 ? `1-${header}` : null)]
+    }
+  }
+  const lost = Array.from({ length: 25_000 }, (_, n) => ({ trace: { channel: 'a', keys: ['l', 's', 'n'], header: String(n) }, since: 1 }))
+  const outcomes = await recall(connection as unknown as Connection, lost)
+  t.same(calls, [10_000, 10_000, 5_000])
+  t.equal(outcomes.size, 25_000)
+  t.same(lost.filter((each) => outcomes.get(each) !== undefined).map(({ trace }) => trace.header), ['0', '10000', '20000'])
 })
 
 test('what is published while Redis is away is rejected after the timeout and never stored; or stored, if it is back before', async (t) => {

@@ -163,8 +163,10 @@ t.test('an onError that throws harms nobody', { skip: noRedis }, async (t) => {
   await hub.channel('a').publish({ data: 2 })
 })
 
-t.test('connections to the nodes of a cluster have the password of the client, with ioredis 5, too', async (t) => {
-  const client = new Cluster([{ port: 1, host: '127.0.0.1' }], { lazyConnect: true, redisOptions: { password: 'secret' } })
+t.test('connections to the nodes of a cluster have the password of the client, and send nothing twice, with ioredis 5, too', async (t) => {
+  const client = new Cluster([{ port: 1, host: '127.0.0.1' }], {
+    lazyConnect: true, redisOptions: { password: 'secret' }, clusterNodeRetryStrategy: () => 50
+  })
   let options: any
   const duplicate = client.duplicate.bind(client)
   const spy: RedisClient = {
@@ -180,6 +182,8 @@ t.test('connections to the nodes of a cluster have the password of the client, w
   await t.rejects(broker.close('a', false), { code: 'FST_SSE_BROKER_UNAVAILABLE' })
   await broker.end()
   t.equal(options.redisOptions.password, 'secret')
+  // Or a node that comes back by itself is sent again what may have been carried out.
+  t.match(options, { clusterNodeRetryStrategy: undefined, redisOptions: { autoResendUnfulfilledCommands: false } })
 })
 
 test('what others have put in the place of the news holds up nobody who begins to listen, and makes way for the next event', async (t) => {

@@ -33,17 +33,15 @@ function retryStrategy (times: number): number {
 export function duplicate (client: RedisClient): Connection {
   // RESP3 has other shapes. Times are limited by the link: a blocked read is none that takes too long.
   const noTimeouts = { commandTimeout: undefined, socketTimeout: undefined, blockingTimeout: undefined }
-  const node = { protocol: 2, stringNumbers: false, ...noTimeouts }
+  const notAgain = { autoResendUnfulfilledCommands: false, maxRetriesPerRequest: 0, reconnectOnError: () => false }
+  const node = { protocol: 2, stringNumbers: false, ...noTimeouts, ...notAgain }
   const all = { keyPrefix: '', lazyConnect: true }
   if (!client.isCluster) {
     return client.duplicate({
       ...all,
       ...node,
       enableOfflineQueue: false,
-      autoResendUnfulfilledCommands: false,
-      maxRetriesPerRequest: 0,
-      retryStrategy,
-      reconnectOnError: () => false
+      retryStrategy
     })
   }
   return client.duplicate([], {
@@ -57,6 +55,7 @@ export function duplicate (client: RedisClient): Connection {
     retryDelayOnClusterDown: 0,
     scaleReads: 'master',
     clusterRetryStrategy: retryStrategy,
+    clusterNodeRetryStrategy: undefined,
     redisOptions: { ...client.options.redisOptions, ...node }
   })
 }
@@ -89,4 +88,18 @@ export async function openSession (connection: Connection, scripts: readonly Scr
 export async function readClock (connection: Connection): Promise<number> {
   const [seconds, microseconds] = await connection.call('TIME') as [string, string]
   return Number(seconds) * 1_000 + Number(microseconds) / 1_000 - performance.now()
+}
+
+/** What Redis says, or ioredis, where nothing was carried out, and should be before long. */
+const LATER = /\b(NOSCRIPT|READONLY|LOADING|CLUSTERDOWN|TRYAGAIN|MOVED|ASK) |enableOfflineQueue/
+
+/**
+ * What an error of a connection means: 'later' and 'refused' that nothing was carried out, 'broken' that nobody knows; and
+ * the error itself, as of a cluster ioredis says of whatever a node answers that there were too many redirections.
+ */
+export function readError (given: Error): { is: 'later' | 'refused' | 'broken', error: Error } {
+  const [, name, message] = /^Too many Cluster redirections\. Last error: (\w+): (.*)$/s.exec(given.message) ?? []
+  const error = message === undefined ? given : Object.assign(new Error(message, { cause: given }), { name: name! })
+  if (LATER.test(error.message)) return { is: 'later', error }
+  return { is: error.name === 'ReplyError' ? 'refused' : 'broken', error }
 }

@@ -5,7 +5,7 @@
 import { BrokerUnavailable, OutcomeUnknown } from '../../errors.ts'
 import { reasonOf } from '../../describe.ts'
 import { nextTurn } from '../../turns.ts'
-import { duplicate, openSession, readClock, type Connection, type RedisClient, type Session } from './client.ts'
+import { duplicate, openSession, readClock, readError, type Connection, type RedisClient, type Session } from './client.ts'
 import { commandOf, pendingOf, type Order, type Pending } from './order.ts'
 import { recall, type Lost } from './recall.ts'
 import { STEP, type Script } from './scripts.ts'
@@ -19,10 +19,7 @@ export interface LinkOptions {
   onBack: (link: Link) => void
 }
 
-/** What Redis says, or ioredis, where nothing was carried out, and should be before long. */
-const LATER = /\b(NOSCRIPT|READONLY|LOADING|CLUSTERDOWN|TRYAGAIN|MOVED|ASK) |enableOfflineQueue/
-
-/** Milliseconds until then. */
+/** Milliseconds until what was refused for the moment is asked for again. */
 const SOON = 100
 
 /** Of those that have waited as many are sent in one turn of the event loop. */
@@ -53,6 +50,8 @@ export class Link {
   #patience: NodeJS.Timeout | undefined
   /** What is waiting is not in its order. */
   #unsorted = false
+  /** By channel, the latest append that is known to be stored, since something has come back that was sent. */
+  readonly #stored = new Map<string, number>()
   #flushing: NodeJS.Immediate | undefined
   #told = false
   #ended = false
@@ -134,8 +133,24 @@ export class Link {
     for (const [pending, outcome] of await recall(this.#connection, lost)) {
       pending.tried = outcome !== undefined
       if (outcome === undefined || !this.#waiting.delete(pending)) continue
+      if (typeof outcome === 'string') this.#noteStored(pending)
       this.#settle(pending, () => typeof outcome === 'string' ? pending.resolve(outcome) : pending.reject(outcome))
     }
+  }
+
+  #noteStored ({ trace, number }: Pending): void {
+    if (trace !== undefined) this.#stored.set(trace.channel, Math.max(number, this.#stored.get(trace.channel) ?? -1))
+  }
+
+  /** Those that were refused while a later one of their channel was stored: they would be in the wrong order. */
+  #rejectOvertaken (): void {
+    for (const pending of this.#waiting) {
+      const { trace, tried, number } = pending
+      if (trace === undefined || tried || number > (this.#stored.get(trace.channel) ?? -1)) continue
+      this.#waiting.delete(pending)
+      this.#settle(pending, () => pending.reject(new BrokerUnavailable('Redis has refused it, and stored what came after it')))
+    }
+    this.#stored.clear()
   }
 
   #begin (session: Session): void {
@@ -143,6 +158,7 @@ export class Link {
     this.#session = session
     this.#lastError = undefined
     this.#usable = true
+    if (this.#stored.size > 0) this.#rejectOvertaken()
     if (this.#unsorted) this.#waiting = new Set([...this.#waiting].sort((a, b) => a.number - b.number))
     this.#unsorted = false
     this.tag = Math.floor(Math.random() * STEP)
@@ -179,6 +195,7 @@ export class Link {
     this.#connection.call(...commandOf(pending)).then(
       (reply) => {
         pending.isAnswered = true
+        if (this.#unsorted && reply !== null) this.#noteStored(pending)
         this.#settle(pending, () => pending.resolve(reply))
         this.#answered()
       },
@@ -186,25 +203,21 @@ export class Link {
   }
 
   /** @param tried whether it was before */
-  #sort (pending: Pending, tried: boolean, error: Error): void {
+  #sort (pending: Pending, tried: boolean, given: Error): void {
     pending.isAnswered = true
     if (!this.#sent.delete(pending)) return
-    if (this.#isCluster && !pending.isNew && /\bNOSCRIPT /.test(error.message)) {
-      pending.tried = tried
+    const { is, error } = readError(given)
+    if (is === 'refused') return this.#settle(pending, () => pending.reject(refusal(error)))
+    if (is === 'later') pending.tried = tried
+    else this.#lastError = error
+    if (this.#isCluster && error.message.startsWith('NOSCRIPT') && !pending.isNew) {
       pending.isNew = true
-      this.#send(pending)
-    } else if (LATER.test(error.message)) {
-      pending.tried = tried
-      this.#rest(error)
-      this.#return(pending)
-    } else if (error.name === 'ReplyError') {
-      this.#settle(pending, () => pending.reject(refusal(error)))
-    } else {
-      // The connection broke.
-      this.#lastError = error
-      if (this.#isCluster) this.#rest(error)
-      this.#return(pending)
+      return this.#send(pending)
     }
+    if (is === 'later' || this.#isCluster) this.#rest(error)
+    // Only the last of its connections tells that a cluster is away.
+    if (this.#isCluster && (is === 'broken' || error.message.startsWith('CLUSTERDOWN'))) this.#tellAway(error)
+    this.#return(pending)
   }
 
   #return (pending: Pending): void {
@@ -238,9 +251,13 @@ export class Link {
     this.#usable = false
     this.#opening = undefined
     clearTimeout(this.#patience)
+    this.#tellAway(this.#lastError ?? this.#unavailable())
+  }
+
+  #tellAway (error: Error): void {
     if (this.#told || this.#ended) return
     this.#told = true
-    this.#options.onAway(this, this.#lastError ?? this.#unavailable())
+    this.#options.onAway(this, error)
   }
 
   async #expire (pending: Pending): Promise<void> {

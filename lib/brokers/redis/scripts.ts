@@ -200,8 +200,8 @@ return channel.last
 `)
 
 /**
- * ARGV: a position after which they were stored, if they were; headers. Gives the position before the oldest entry, '' where none
- * was ever trimmed; then of each header the ID of its entry, or nothing.
+ * ARGV: a position after which they were stored, if they were; headers. Gives the position after which everything that was stored
+ * is still there; then of each header the ID of its entry, or nothing.
  */
 export const RECALL = script(`
 local since, places, reply, left = ARGV[3], {}, {}, #ARGV - 3
@@ -221,7 +221,11 @@ until left == 0 or #entries < 100
 local oldest = redis.call('XRANGE', log, '-', '+', 'COUNT', 1)[1]
 local field = redis.call('HMGET', state, 'origin', 'last')
 local base = oldest and isOurs(oldest) and oldest[2][2] or field[2]
-reply[1] = base ~= field[1] and base or ''
+local reach = base and base ~= field[1] and base or '0-0'
+-- It may have been closed, forgotten and begun anew since; not within less time than a closed one is kept.
+local kept = digits(now - LEAST) .. '-0'
+if not (field[1] and isAfter(since, field[1])) and isAfter(kept, reach) then reach = kept end
+reply[1] = reach
 return reply
 `)
 
