@@ -7,7 +7,8 @@ import { reasonOf } from '../../describe.ts'
 import { nextTurn } from '../../turns.ts'
 import { duplicate, openSession, readClock, readError, type Connection, type RedisClient, type Session } from './client.ts'
 import { commandOf, pendingOf, type Order, type Pending } from './order.ts'
-import { recall, type Lost } from './recall.ts'
+import { Queue } from './queue.ts'
+import { recall } from './recall.ts'
 import { STEP, type Script } from './scripts.ts'
 
 export interface LinkOptions {
@@ -40,7 +41,7 @@ export class Link {
   readonly #options: LinkOptions
   readonly #isCluster: boolean
   readonly #clock: NodeJS.Timeout
-  #waiting = new Set<Pending>()
+  readonly #queue = new Queue()
   readonly #sent = new Set<Pending>()
   #number = 0
   #session: Session | undefined
@@ -48,10 +49,6 @@ export class Link {
   /** The latest attempt to make it so. */
   #opening: object | undefined
   #patience: NodeJS.Timeout | undefined
-  /** What is waiting is not in its order. */
-  #unsorted = false
-  /** By channel, the latest append that is known to be stored, since something has come back that was sent. */
-  readonly #stored = new Map<string, number>()
   #flushing: NodeJS.Immediate | undefined
   #told = false
   #ended = false
@@ -81,7 +78,7 @@ export class Link {
       if (this.#ended) return reject(this.#unavailable())
       const pending = pendingOf(order, this.#number++, { resolve, reject })
       pending.timer = setTimeout(() => this.#expire(pending), this.#options.timeout + (order.longer ?? 0))
-      this.#waiting.add(pending)
+      this.#queue.add(pending)
       if (this.#flushing === undefined) this.#flush()
     })
   }
@@ -96,8 +93,8 @@ export class Link {
     clearInterval(this.#clock)
     clearTimeout(this.#patience)
     this.#connection.disconnect()
-    for (const pending of [...this.#sent, ...this.#waiting]) this.#fail(pending)
-    this.#waiting.clear()
+    for (const pending of [...this.#sent, ...this.#queue]) this.#fail(pending)
+    this.#queue.clear()
   }
 
   /** A connection on which nobody answers is none. */
@@ -129,28 +126,12 @@ export class Link {
 
   /** What has no answer, and is not asked for again by just doing so. */
   async #recall (): Promise<void> {
-    const lost = [...this.#waiting].filter((pending): pending is Pending & Lost => pending.tried && pending.trace !== undefined)
-    for (const [pending, outcome] of await recall(this.#connection, lost)) {
+    for (const [pending, outcome] of await recall(this.#connection, this.#queue.lost)) {
       pending.tried = outcome !== undefined
-      if (outcome === undefined || !this.#waiting.delete(pending)) continue
-      if (typeof outcome === 'string') this.#noteStored(pending)
+      if (outcome === undefined || !this.#queue.delete(pending)) continue
+      if (typeof outcome === 'string') this.#queue.noteStored(pending)
       this.#settle(pending, () => typeof outcome === 'string' ? pending.resolve(outcome) : pending.reject(outcome))
     }
-  }
-
-  #noteStored ({ trace, number }: Pending): void {
-    if (trace !== undefined) this.#stored.set(trace.channel, Math.max(number, this.#stored.get(trace.channel) ?? -1))
-  }
-
-  /** Those that were refused while a later one of their channel was stored: they would be in the wrong order. */
-  #rejectOvertaken (): void {
-    for (const pending of this.#waiting) {
-      const { trace, tried, number } = pending
-      if (trace === undefined || tried || number > (this.#stored.get(trace.channel) ?? -1)) continue
-      this.#waiting.delete(pending)
-      this.#settle(pending, () => pending.reject(new BrokerUnavailable('Redis has refused it, and stored what came after it')))
-    }
-    this.#stored.clear()
   }
 
   #begin (session: Session): void {
@@ -158,9 +139,9 @@ export class Link {
     this.#session = session
     this.#lastError = undefined
     this.#usable = true
-    if (this.#stored.size > 0) this.#rejectOvertaken()
-    if (this.#unsorted) this.#waiting = new Set([...this.#waiting].sort((a, b) => a.number - b.number))
-    this.#unsorted = false
+    for (const pending of this.#queue.sort()) {
+      this.#settle(pending, () => pending.reject(new BrokerUnavailable('Redis has refused it, and stored what came after it')))
+    }
     this.tag = Math.floor(Math.random() * STEP)
     this.connections++
     this.connectedAt = performance.now()
@@ -169,10 +150,10 @@ export class Link {
 
   #flush (): void {
     let count = 0
-    for (const pending of this.#waiting) {
+    for (const pending of this.#queue) {
       if (!this.#usable || this.#connection.status !== 'ready') return
       if (count++ === AT_ONCE) return this.#flushLater()
-      this.#waiting.delete(pending)
+      this.#queue.delete(pending)
       this.#send(pending)
     }
   }
@@ -195,7 +176,7 @@ export class Link {
     this.#connection.call(...commandOf(pending)).then(
       (reply) => {
         pending.isAnswered = true
-        if (this.#unsorted && reply !== null) this.#noteStored(pending)
+        if (reply !== null) this.#queue.noteStored(pending)
         this.#settle(pending, () => pending.resolve(reply))
         this.#answered()
       },
@@ -223,8 +204,7 @@ export class Link {
   #return (pending: Pending): void {
     if (this.#ended || pending.once) return this.#fail(pending)
     this.#usable = false
-    this.#unsorted = true
-    this.#waiting.add(pending)
+    this.#queue.putBack(pending)
   }
 
   /** What is asked for later must not overtake what has to wait. */
@@ -264,7 +244,7 @@ export class Link {
     // If the event loop was held up, the answer may have come, and was not read yet.
     if (this.#sent.has(pending)) await nextTurn()
     const isSent = this.#sent.has(pending)
-    if (!isSent && !this.#waiting.delete(pending)) return
+    if (!isSent && !this.#queue.delete(pending)) return
     this.#fail(pending)
     if (isSent) this.#suspect(pending)
   }
