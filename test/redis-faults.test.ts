@@ -9,6 +9,7 @@ import t, { type Test } from 'tap'
 import { createHub, redisBroker, type GapEvent, type ReceivedEvent, type RedisBroker, type SseChannel } from '../index.ts'
 import type { Connection } from '../lib/brokers/redis/client.ts'
 import { recall } from '../lib/brokers/redis/recall.ts'
+import { eventually } from '../lib/testing/law.ts'
 import { connect, createApp, listen, readOn, until, turns } from './helpers.ts'
 import { adminOf, brokerOf, noRedis, Published, startRedis, Witness, type RedisServer } from './redis-server.ts'
 import { startProxy, type Proxy, type Way } from './tcp-proxy.ts'
@@ -40,6 +41,13 @@ function channelOf (t: Test, broker: RedisBroker, name = 'a'): SseChannel<any> {
   const hub = createHub({ broker, onError () {} })
   t.after(() => hub.close())
   return hub.channel(name, { history: HISTORY, onLag: 'gap' })
+}
+
+/** A Redis, the way to it, and who publishes by that. */
+async function startBehindProxy (t: Test) {
+  const server = await startRedis(t)
+  const proxy = await startProxy(t, server)
+  return { server, proxy, admin: adminOf(t, server), published: new Published(channelOf(t, brokerOf(t, proxy))) }
 }
 
 /** Reads a channel by `for await`. */
@@ -200,10 +208,7 @@ function onceAsked (proxy: Proxy, command: string, take: (way: Way, bytes: Buffe
 }
 
 test('what was on its way when the connection broke, and arrives after it was asked for again, is not stored twice', async (t) => {
-  const server = await startRedis(t)
-  const proxy = await startProxy(t, server)
-  const admin = adminOf(t, server)
-  const published = new Published(channelOf(t, brokerOf(t, proxy)))
+  const { proxy, admin, published } = await startBehindProxy(t)
   await published.one()
   let late: (() => void) | undefined
   onceAsked(proxy, 'EVALSHA', (way, bytes) => {
@@ -235,10 +240,7 @@ async function numbersIn (admin: Redis, log = LOG): Promise<number[]> {
 }
 
 test('what is asked for again is not stored twice, though the scripts are gone too', async (t) => {
-  const server = await startRedis(t)
-  const proxy = await startProxy(t, server)
-  const admin = adminOf(t, server)
-  const published = new Published(channelOf(t, brokerOf(t, proxy)))
+  const { proxy, admin, published } = await startBehindProxy(t)
   await published.one()
   onceAsked(proxy, 'EVALSHA', (way, bytes) => {
     way.server.write(bytes)
@@ -354,16 +356,13 @@ test('a connection that falls silent while its scripts are loaded again is given
 })
 
 test('however much has no answer when the connection breaks, the log is looked through once', async (t) => {
-  const server = await startRedis(t)
-  const proxy = await startProxy(t, server)
-  const admin = adminOf(t, server)
-  const published = new Published(channelOf(t, brokerOf(t, proxy)))
+  const { proxy, admin, published } = await startBehindProxy(t)
   await published.one()
   const { numcommands } = await statsOf(admin, 'xrevrange')
   const { pass } = proxy
   proxy.pass = (way, to, bytes) => { if (to === 'server') way.server.write(bytes) }
   const stored = published.some(500)
-  while (await admin.xlen(LOG) < 501) await wait(5)
+  await eventually(async () => await admin.xlen(LOG) === 501, 'the first half is stored')
   proxy.pass = () => {}
   const lost = published.some(500)
   await turns()
@@ -401,7 +400,7 @@ test('an append that is refused while a later one is stored is rejected, not sto
     await until(() => answers.length > 0)
     await end()
     const stored = published.one()
-    while ((await numbersIn(admin)).at(-1) !== published.count - 1) await wait(5)
+    await eventually(async () => (await numbersIn(admin)).at(-1) === published.count - 1, 'the later one is stored')
     proxy.pass = pass
     if (isCut) proxy.cutAll()
     else for (const [way, bytes] of answers) way.client.write(bytes)
@@ -420,7 +419,7 @@ async function loseAnswer (proxy: Proxy, published: Published, admin: Redis, mea
   const length = await admin.xlen(LOG)
   proxy.pass = (way, to, bytes) => { if (to === 'server') way.server.write(bytes) }
   const publishing = published.one()
-  while (await admin.xlen(LOG) === length) await wait(5)
+  await eventually(async () => await admin.xlen(LOG) > length, 'it is stored')
   proxy.pass = () => {}
   proxy.cutAll()
   await meanwhile()
@@ -430,15 +429,12 @@ async function loseAnswer (proxy: Proxy, published: Published, admin: Redis, mea
 }
 
 test('a publish whose answer is lost, and whose channel is closed and forgotten meanwhile, does not begin it anew', async (t) => {
-  const server = await startRedis(t)
-  const proxy = await startProxy(t, server)
-  const admin = adminOf(t, server)
-  const published = new Published(channelOf(t, brokerOf(t, proxy)))
+  const { server, proxy, admin, published } = await startBehindProxy(t)
   const other = brokerOf(t, server)
   await published.one()
   await loseAnswer(proxy, published, admin, async () => {
     await other.close('a', 1)
-    while (await admin.exists(STATE) === 1) await wait(50)
+    await eventually(async () => await admin.exists(STATE) === 0, 'it is forgotten')
   })
   t.same([...published.codes], [[1, UNKNOWN]])
   t.equal(await admin.exists(LOG), 0)

@@ -103,10 +103,16 @@ export class Channel extends Subscribable implements Subject, Readable {
 
   /** @throws (rejects) what is to be told of a channel that nobody has made known */
   async mustBeKnown (): Promise<void> {
+    const { known } = await this.look()
+    const unknown = known ? undefined : this.unknown()
+    if (unknown !== undefined) throw unknown
+  }
+
+  /** What the broker has of it now. */
+  async look (): Promise<Pick<Listening, 'known' | 'closed'>> {
     const listening = await this.listen({})
     listening.stop()
-    const unknown = listening.known ? undefined : this.unknown()
-    if (unknown !== undefined) throw unknown
+    return listening
   }
 
   /** Tells what a listener is told, `closed` also where the channel was closed before. */

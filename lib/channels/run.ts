@@ -136,18 +136,12 @@ export class Run extends AttachedRun {
     const asked = performance.now()
     const held = await this.#parts.broker.open(this.#channel.name, this.#hold).catch(() => undefined)
     // Who is refused may not have been told yet that others have closed the channel.
-    const closed = held === false ? await this.#isClosed().catch(() => undefined) : undefined
+    const seen = held === false ? await this.#channel.look().catch(() => undefined) : undefined
     if (this.#ending) return
-    if (closed !== undefined) return closed ? this.#closedByOthers() : this.#lose()
+    if (seen !== undefined) return seen.closed ? this.#closedByOthers() : this.#lose()
     if (held === true) this.#renewedAt = asked
     clearTimeout(this.#renewal)
     this.#renewLater()
-  }
-
-  async #isClosed (): Promise<boolean> {
-    const listening = await this.#channel.listen({})
-    listening.stop()
-    return listening.closed
   }
 
   /** They have stopped it; or they have taken this process for dead, if one renewal after the other has failed. */

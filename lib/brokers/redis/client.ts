@@ -16,6 +16,7 @@ export interface RedisClient {
 /** What is needed of a connection, or of those to a cluster. */
 export interface Connection {
   readonly status: string
+  readonly isCluster: boolean
   on (event: string, listener: (error: Error) => void): unknown
   call (command: string, ...args: Argument[]): Promise<unknown>
   connect (): Promise<void>
@@ -75,7 +76,7 @@ export interface Session {
  * appends are sent one by one, and a node is given a script when it asks for it: the others may not be there.
  */
 export async function openSession (connection: Connection, scripts: readonly Script[]): Promise<Session> {
-  if (connection.refreshSlotsCache !== undefined) return { server: '', id: 0, ahead: 0 }
+  if (connection.isCluster) return { server: '', id: 0, ahead: 0 }
   const [info, id, ahead] = await Promise.all([
     connection.call('INFO', 'server'),
     connection.call('CLIENT', 'ID'),

@@ -39,7 +39,6 @@ export class Link {
   tag = 0
   readonly #connection: Connection
   readonly #options: LinkOptions
-  readonly #isCluster: boolean
   readonly #clock: NodeJS.Timeout
   readonly #queue = new Queue()
   readonly #sent = new Set<Pending>()
@@ -56,7 +55,6 @@ export class Link {
 
   constructor (client: RedisClient, options: LinkOptions) {
     this.#options = options
-    this.#isCluster = client.isCluster
     this.#connection = duplicate(client)
     this.#connection.on('connect', () => this.#expectSession())
     this.#connection.on('ready', () => this.#open())
@@ -187,17 +185,18 @@ export class Link {
   #sort (pending: Pending, tried: boolean, given: Error): void {
     pending.isAnswered = true
     if (!this.#sent.delete(pending)) return
+    const { isCluster } = this.#connection
     const { is, error } = readError(given)
     if (is === 'refused') return this.#settle(pending, () => pending.reject(refusal(error)))
     if (is === 'later') pending.tried = tried
     else this.#lastError = error
-    if (this.#isCluster && error.message.startsWith('NOSCRIPT') && !pending.isNew) {
-      pending.isNew = true
+    if (isCluster && error.message.startsWith('NOSCRIPT') && !pending.lacksScript) {
+      pending.lacksScript = true
       return this.#send(pending)
     }
-    if (is === 'later' || this.#isCluster) this.#rest(error)
+    if (is === 'later' || isCluster) this.#rest(error)
     // Only the last of its connections tells that a cluster is away.
-    if (this.#isCluster && (is === 'broken' || error.message.startsWith('CLUSTERDOWN'))) this.#tellAway(error)
+    if (isCluster && (is === 'broken' || error.message.startsWith('CLUSTERDOWN'))) this.#tellAway(error)
     this.#return(pending)
   }
 

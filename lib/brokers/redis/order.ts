@@ -24,8 +24,8 @@ export interface Pending extends Order {
   tried: boolean
   /** By the clock of Redis, at the earliest, when it was sent first. */
   since: number
-  /** The node of a cluster does not have its script, and is given it. */
-  isNew: boolean
+  /** The node of a cluster has said so, and is given it. */
+  lacksScript: boolean
   /** `performance.now()` when it was sent last. */
   sentAt: number
   /** Also where the connection broke. */
@@ -36,13 +36,13 @@ export interface Pending extends Order {
 }
 
 export function pendingOf (order: Order, number: number, { resolve, reject }: Pick<Pending, 'resolve' | 'reject'>): Pending {
-  const untried = { tried: false, since: 0, isNew: false, sentAt: 0, isAnswered: false, timer: undefined }
+  const untried = { tried: false, since: 0, lacksScript: false, sentAt: 0, isAnswered: false, timer: undefined }
   return { ...order, ...untried, number, resolve, reject }
 }
 
-export function commandOf ({ args, script, isNew }: Pending): [command: string, ...args: Argument[]] {
+export function commandOf ({ args, script, lacksScript }: Pending): [command: string, ...args: Argument[]] {
   if (script === undefined) return args() as [string, ...Argument[]]
   const { keys, script: { sha, text } } = script
-  const [command, which] = isNew ? ['EVAL', text] : ['EVALSHA', sha]
+  const [command, which] = lacksScript ? ['EVAL', text] : ['EVALSHA', sha]
   return [command!, which!, keys.length, ...keys, ...args()]
 }
