@@ -11,6 +11,7 @@ import type { RefusalReason, SseDiagnostics, SseOptions } from '../index.ts'
 import { Admission, type Place } from '../lib/admission.ts'
 import { BrokerUnavailable } from '../lib/errors.ts'
 import { createStats, type EndReason } from '../lib/stats.ts'
+import { untilBehind } from './behind.ts'
 import { connect, createApp, deferred, descriptors, idleSource, listen, RawClient, turns, until } from './helpers.ts'
 
 const SOFTLY = 'Accept: text/event-stream'
@@ -520,11 +521,13 @@ const ENDINGS: Record<string, Ending> = {
       const client = get()
       await client.until('id: ')
       client.socket.pause()
-      const [connection] = app.sse.connections
-      for (let after = 0; after < 6; after += connection!.behind ? 1 : 0) {
+      const publish = async () => {
         await app.sse.channel('c').publish({ raw: 'x'.repeat(262_144) })
-        await turns(connection!.behind ? 200 : 5)
+        // What one turn publishes is a burst, of which nobody misses anything.
+        await turns(1)
       }
+      await untilBehind(app.sse, publish)
+      for (let n = 0; n < 5; n++) await publish()
       client.socket.resume()
     }
   },

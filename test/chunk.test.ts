@@ -17,6 +17,7 @@ import zlib from 'node:zlib'
 import { FramedEvent } from '../lib/channels/framed-event.ts'
 import { Batch } from '../lib/channels/reading.ts'
 import { chunked, Chunk } from '../lib/chunk.ts'
+import { isStuck, untilBehind } from './behind.ts'
 import { connect, given, listen, turns, until } from './helpers.ts'
 import {
   type Feed, ofChannel, ofSource, eachFeed, start, isWholeChunk, chunkOf, parse, bytesOf,
@@ -252,7 +253,7 @@ eachFeed('what the application writes to the response itself stays in its place'
 /** Sends small events to a client that does not read, until some of their bytes are left in this process. */
 async function untilUnread (app: FastifyInstance, feed: Feed): Promise<Socket> {
   const { socket } = only(app).request.raw
-  while (socket.writableLength === 0) {
+  while (!await isStuck(socket)) {
     await feed.send('x'.repeat(4_096))
     await turns(3)
   }
@@ -448,15 +449,6 @@ eachFeed('many small events, several in each turn, then one in each', async (t, 
   t.ok(parse(client).chunks.join('') === bytesOf(feed.sent), 'in well-formed chunks')
 })
 
-/** Sends events to a client that does not read until it is behind, and the system takes no more by itself. */
-async function untilBehind (app: FastifyInstance, feed: Feed, size: number): Promise<void> {
-  for (let n = 0; !only(app).behind; n++) {
-    await feed.send(`${n} ${'x'.repeat(size)}`)
-    await turns(2)
-    if (only(app).behind) await turns(200)
-  }
-}
-
 for (const size of [1_000, 20_000, 300_000]) {
   eachFeed(`a client that stalls on events of ${size} bytes gets all of them when it reads on, twice`, async (t, makeFeed) => {
     const { app, short } = await start(t, {}, { writeTimeout: false })
@@ -465,7 +457,7 @@ for (const size of [1_000, 20_000, 300_000]) {
     const drained = only(app).request.raw.socket.listenerCount('drain')
     for (let round = 0; round < 2; round++) {
       client.socket.pause()
-      await untilBehind(app, feed, size)
+      await untilBehind(app.sse, () => feed.send('x'.repeat(size)))
       short()
       for (let n = 0; n < 10; n++) {
         await feed.send(`behind ${round} ${n}`)
@@ -492,7 +484,7 @@ t.test('the last text of a stream comes after what a client that is behind has n
   const client = connect(t, await listen(app)).get('/')
   await client.until('retry: 5\n\n')
   client.socket.pause()
-  await untilBehind(app, feed, 1_000_000)
+  await untilBehind(app.sse, () => feed.send('x'.repeat(1_000_000)))
   const closing = app.close()
   await turns()
   client.socket.resume()
@@ -518,7 +510,7 @@ t.test('text that has gathered goes before bytes of the same turn', async (t) =>
     ids.push(await channel.publish({ raw: `${ids.length} ${'x'.repeat(12_000)}` }))
     await turns(3)
   }
-  while (!only(app).behind) await publish()
+  await untilBehind(app.sse, publish)
   for (let n = 0; n < 10; n++) await publish()
   client.socket.resume()
   await client.until(`data: ${ids.length - 1} `)
@@ -543,12 +535,7 @@ t.test('readers that are urged to take a burst while they are behind: it waits f
     sent += `id: ${id}\ndata: ${text}\n\n`
   }
   // The last of them is taken whole, so that the client has had everything when the burst begins.
-  while (!only(app).behind) {
-    await publish('x'.repeat(20_000))
-    await turns(3)
-  }
-  await turns(200)
-  t.equal(only(app).behind, true)
+  await untilBehind(app.sse, () => publish('x'.repeat(20_000)))
   writes.length = 0
   for (let n = 0; n < 20; n++) publish(`burst ${n}`)
   await turns()

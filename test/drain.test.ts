@@ -4,6 +4,7 @@ import { once } from 'node:events'
 import net, { type Socket } from 'node:net'
 import t, { type Test } from 'tap'
 import { GRACE } from '../lib/shutdown.ts'
+import { untilBehind } from './behind.ts'
 import { connect, createApp, descriptors, idleSource, listen, turns, until } from './helpers.ts'
 import { start as startProgram } from './program.ts'
 
@@ -59,12 +60,7 @@ async function openStalled (t: Test, app: Awaited<ReturnType<typeof createApp>>,
     client.socket.pause()
     client.get('/flood')
   }
-  let still = 0
-  await until(() => {
-    const behind = [...app.sse.connections].filter(({ behind }) => behind)
-    still = behind.length === STALLED ? still + 1 : 0
-    return still > 20
-  }, () => `${STALLED} stalled clients`)
+  await untilBehind(app.sse, undefined, STALLED)
 }
 
 /** An app that closes by what is to be shown. */

@@ -2,6 +2,7 @@
 import t, { type Test } from 'tap'
 import type { SseOptions } from '../index.ts'
 import type { StreamOptions } from '../lib/options.ts'
+import { untilBehind } from './behind.ts'
 import { connect, createApp, deferred, idleSource, listen, ownClock, turns, until } from './helpers.ts'
 
 /** An app whose clock stands still from the moment that it listens, with a stream that says when to yield. */
@@ -130,14 +131,8 @@ t.test('a client that is behind is sent none; once it has caught up, it is', asy
   const clock = ownClock(t)
   const client = connect(t, port).get('/')
   client.socket.pause()
-  await until(() => [...app.sse.connections][0]?.behind === true)
-  let length = 0
-  let same = 0
-  await until(() => {
-    same = yielded.length === length ? same + 1 : 0
-    length = yielded.length
-    return same > 100
-  })
+  await untilBehind(app.sse)
+  const { length } = yielded
   stalled = true
   t.equal([...app.sse.connections][0]!.behind, true)
   await clock.tickAsync(10_000)

@@ -2,6 +2,7 @@
 import t, { type Test } from 'tap'
 import { createHub } from '../index.ts'
 import type { ChannelOptions, ReceivedEvent, SseChannel, SubscribeOptions } from '../index.ts'
+import { untilBehind } from './behind.ts'
 import { connect, createApp, listen, turns, until, type RawClient } from './helpers.ts'
 
 /** So large that a socket takes a few dozens of them at the most. */
@@ -45,15 +46,9 @@ async function start (t: Test, options: ChannelOptions, subscribe?: SubscribeOpt
     read: (id: string) => connect(t, port).get('/', `Last-Event-ID: ${id}`),
     /** @returns how many events it took until the client was behind */
     async stall (make: (n: number) => object = large): Promise<{ ids: string[] }> {
-      const [connection] = app.sse.connections
       client.socket.pause()
       const ids: string[] = []
-      while (!connection!.behind) {
-        if (ids.length > 1_000) throw new Error('the socket takes everything')
-        ids.push(await publish(channel, make(ids.length)))
-        // Whatever the system still takes by itself it has taken by now.
-        if (connection!.behind) await turns(200)
-      }
+      await untilBehind(app.sse, async () => { ids.push(await publish(channel, make(ids.length))) })
       return { ids }
     }
   }

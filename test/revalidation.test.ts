@@ -6,6 +6,7 @@ import { AsyncLocalStorage } from 'node:async_hooks'
 import t, { type Test } from 'tap'
 import sse, { type SseOptions } from '../index.ts'
 import { createStats } from '../lib/stats.ts'
+import { untilBehind } from './behind.ts'
 import { connect, createApp, deferred, idleSource, listen, logInto, ownClock, turns, until } from './helpers.ts'
 
 interface Line { level: number, msg: string, sse?: { reason: string, events: number }, err?: { message: string } }
@@ -364,8 +365,7 @@ t.test('a stream whose client is behind is ended too: it gets what was yielded, 
   const clock = ownClock(t)
   const client = connect(t, port).get('/')
   client.socket.pause()
-  await until(() => [...app.sse.connections][0]?.behind === true)
-  await turns(100)
+  await untilBehind(app.sse)
   const pulled = yielded
   allowed.is = false
   await clock.tickAsync(1_000)

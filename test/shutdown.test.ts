@@ -3,6 +3,7 @@ import fastify, { type FastifyInstance, type FastifyServerOptions } from 'fastif
 import http2 from 'node:http2'
 import t, { type Test } from 'tap'
 import sse from '../index.ts'
+import { untilBehind } from './behind.ts'
 import { connect, createApp, deferred, idleSource, listen, ownClock, turns, until, type RawClient } from './helpers.ts'
 
 /** Notes when a promise settles. */
@@ -26,14 +27,7 @@ async function openIdle (t: Test, port: number, count: number): Promise<RawClien
 async function stall (t: Test, app: FastifyInstance, port: number): Promise<RawClient> {
   const client = connect(t, port).get('/')
   client.socket.pause()
-  let events = -1
-  let same = 0
-  await until(() => {
-    const [connection] = app.sse.connections
-    same = connection?.behind === true && connection.events === events ? same + 1 : 0
-    events = connection?.events ?? -1
-    return same > 100
-  }, () => 'a client that is behind')
+  await untilBehind(app.sse)
   return client
 }
 

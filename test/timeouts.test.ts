@@ -7,6 +7,7 @@ import type { Socket } from 'node:net'
 import t, { type Test } from 'tap'
 import { Silence } from '../lib/silence.ts'
 import { Lines, type Line, type Waiting } from '../lib/timeouts.ts'
+import { isStuck, untilBehind } from './behind.ts'
 import { connect, createApp, deferred, idleSource, listen, ownClock, turns, until, type RawClient } from './helpers.ts'
 
 const onlyConnection = (app: FastifyInstance) => [...app.sse.connections][0]!
@@ -438,7 +439,7 @@ t.test('whoever begins, begins again, leaves, moves and goes on, at whatever tim
 })
 
 /** A stream that its client does not read: its source yields until that is enough, then what the test gives it. */
-async function stall (t: Test, app: FastifyInstance, size: number, enough: (socket: Socket) => boolean) {
+async function stall (t: Test, app: FastifyInstance, size: number, enough: (socket: Socket) => Promise<boolean>) {
   const stalled = deferred()
   const state = { finished: false }
   const more: ((raw: string) => void)[] = []
@@ -446,7 +447,7 @@ async function stall (t: Test, app: FastifyInstance, size: number, enough: (sock
     const wake = () => more.pop()?.('')
     signal.addEventListener('abort', wake)
     try {
-      while (!enough(request.raw.socket)) {
+      while (!await enough(request.raw.socket)) {
         yield { raw: 'x'.repeat(size) }
         await turns(3)
       }
@@ -463,27 +464,16 @@ async function stall (t: Test, app: FastifyInstance, size: number, enough: (sock
   return { clock, client, state, stalled: stalled.promise, write: (raw: string) => more.pop()!(raw) }
 }
 
-const never = () => false
+const never = async () => false
 /** Bytes are left unread in this process, though too few for the socket to ask for a pause. */
-const unread = (socket: Socket) => socket.writableLength > 0
-
-async function untilBehind (app: FastifyInstance) {
-  let events = -1
-  let same = 0
-  await until(() => {
-    const connection = onlyConnection(app)
-    same = connection?.behind === true && connection.events === events ? same + 1 : 0
-    events = connection?.events
-    return same > 100
-  }, () => 'a client that is behind')
-}
+const unread = isStuck
 
 t.test('a client that is behind is cut off after writeTimeout, whatever keepAlive is', async (t) => {
   for (const keepAlive of [false, 400, 5_000] as const) {
     await t.test(`keepAlive ${keepAlive}`, async (t) => {
       const app = await createApp(t, { keepAlive, writeTimeout: 1_000 })
       const { clock, client, state } = await stall(t, app, 65_536, never)
-      await untilBehind(app)
+      await untilBehind(app.sse)
       await clock.tickAsync(999)
       await turns()
       t.equal(app.sse.stats().open, 1)
@@ -502,7 +492,7 @@ t.test('a client that is behind and reads again in time is not cut off', async (
   const app = await createApp(t, { keepAlive: 5_000, writeTimeout: 1_000 })
   const { clock, client } = await stall(t, app, 65_536, never)
   for (let round = 0; round < 3; round++) {
-    await untilBehind(app)
+    await untilBehind(app.sse)
     await clock.tickAsync(999)
     const { events } = onlyConnection(app)
     client.socket.resume()
@@ -510,7 +500,7 @@ t.test('a client that is behind and reads again in time is not cut off', async (
     client.socket.pause()
   }
   t.equal(app.sse.stats().open, 1)
-  await untilBehind(app)
+  await untilBehind(app.sse)
   await clock.tickAsync(1_000)
   await until(() => app.sse.stats().closed['write-timeout'] === 1)
   t.equal(app.sse.stats().open, 0)
@@ -519,7 +509,7 @@ t.test('a client that is behind and reads again in time is not cut off', async (
 t.test('with writeTimeout: false a client may be behind for ever', async (t) => {
   const app = await createApp(t, { keepAlive: 100, writeTimeout: false })
   const { clock } = await stall(t, app, 65_536, never)
-  await untilBehind(app)
+  await untilBehind(app.sse)
   await clock.tickAsync(1_000_000)
   await turns()
   t.equal(app.sse.stats().open, 1)
@@ -653,7 +643,7 @@ t.test('a response that has ended is not kept for a client that does not read it
   const app = await createApp(t, { writeTimeout: 1_000 })
   const { clock, client, stalled } = await stall(t, app, 65_536, never)
   stalled.catch(() => {})
-  await untilBehind(app)
+  await untilBehind(app.sse)
   const { socket } = onlyConnection(app).request.raw
   onlyConnection(app).end()
   await clock.tickAsync(999)
