@@ -4,6 +4,7 @@ import { Readable } from 'node:stream'
 import t, { type Test } from 'tap'
 import { createHub, memoryBroker, type Broker, type Listener, type ReceivedEvent, type SseChannel } from '../index.ts'
 import { compareEntryIds } from '../lib/entry-id.ts'
+import { untilBehind } from './behind.ts'
 import { FarBroker } from './far-broker.ts'
 import {
   brokerWith, connect, createApp, dataOf, deferred, idleSource, listen, noteProcess, ownClock, readOn, turns, until
@@ -57,15 +58,14 @@ for (const onLag of ['disconnect', 'gap'] as const) {
     const client = connect(t, await listen(app)).get('/')
     await client.until('id: ')
     await turns()
-    const [connection] = app.sse.connections
     client.socket.pause()
     const text = 'x'.repeat(262_144)
     let published = 0
     const ids: string[] = []
-    while (!connection!.behind) {
+    await untilBehind(app.sse, async () => {
       ids.push(await channel.publish({ raw: `${published++} ${text}` }))
-      await turns(connection!.behind ? 200 : 5)
-    }
+      await turns(4)
+    })
     ids.push(...await Promise.all(Array.from({ length: 60 }, () => channel.publish({ raw: `${published++} ${text}` }))))
     await turns()
     client.socket.resume()
@@ -310,12 +310,7 @@ t.test('clients that ask for everything and read nothing hold one small page eac
   const port = await listen(app)
   const clients = Array.from({ length: 20 }, () => connect(t, port).get('/'))
   for (const { socket } of clients) socket.pause()
-  await until(() => app.sse.stats().open === 20 && [...app.sse.connections].every(({ behind }) => behind))
-  let before = -1
-  while (before !== pages.length) {
-    before = pages.length
-    await turns(500)
-  }
+  await untilBehind(app.sse, undefined, 20)
   t.ok(pages.every(({ asked, given }) => asked <= 65_536 && given <= 67), JSON.stringify(pages.slice(0, 10)))
   const written = app.sse.stats().bytes
   const given = pages.reduce((sum, page) => sum + page.given, 0)
@@ -446,13 +441,13 @@ t.test('a run that was stopped elsewhere has stopped, though its broker refuses 
 
 t.test('a run that was stopped elsewhere has stopped, though its lease is refused before its broker tells of the end', async (t) => {
   const inner = memoryBroker()
-  let outage = true
+  let outages = 2
   const broker = brokerWith(inner, {
     async listen (channel, listener) {
       const listening = await inner.listen(channel, { entry () {}, closed () {}, failed () {}, lost () {} })
-      // Asked once more whether it is closed, it is out of reach at first.
-      if (listening.closed && outage) {
-        outage = false
+      // Asked whether it is closed, it is out of reach twice.
+      if (listening.closed && outages > 0) {
+        outages--
         throw new Error('out of reach')
       }
       return listening
@@ -463,14 +458,17 @@ t.test('a run that was stopped elsewhere has stopped, though its lease is refuse
   const there = createHub({ broker: inner })
   const { state, source } = idleSource({ data: 1 })
   const ends: unknown[] = []
-  const run = here.run('key', source, { lease: 100, onEnd: (end) => { ends.push(end) } })
+  const clock = ownClock(t)
+  const run = here.run('key', source, { lease: 300, onEnd: (end) => { ends.push(end) } })
   await turns()
   await there.run.attach('key').stop()
-  // Nothing else keeps the process.
-  await until(() => state.finished)
+  await clock.tickAsync(299)
+  t.equal(outages, 0, 'refused, and not told why')
+  t.equal(state.finished, false)
+  await clock.tickAsync(1)
+  t.equal(state.finished, true)
   t.same(await run.ended, { state: 'stopped' })
   t.same(ends, [{ state: 'stopped' }])
-  t.equal(outage, false)
   t.same(errors, [])
 })
 

@@ -55,6 +55,8 @@ export class Run extends AttachedRun {
   #renewal: NodeJS.Timeout | undefined
   /** `performance.now()` of when the lease was asked for that is known to have been given. */
   #renewedAt = performance.now()
+  /** `performance.now()` of when it was first refused since then. */
+  #refusedAt: number | undefined
   #settle!: (end: RunEnd | Promise<RunEnd>) => void
   /** Set once it is known that this run is the one that records. */
   #source: Source | undefined
@@ -136,17 +138,18 @@ export class Run extends AttachedRun {
     const asked = performance.now()
     const held = await this.#parts.broker.open(this.#channel.name, this.#hold).catch(() => undefined)
     // Who is refused may not have been told yet that others have closed the channel.
+    if (held === false) this.#refusedAt ??= performance.now()
     const seen = held === false ? await this.#channel.look().catch(() => undefined) : undefined
     if (this.#ending) return
     if (seen !== undefined) return seen.closed ? this.#closedByOthers() : this.#lose()
-    if (held === true) this.#renewedAt = asked
+    if (held === true) [this.#renewedAt, this.#refusedAt] = [asked, undefined]
     clearTimeout(this.#renewal)
     this.#renewLater()
   }
 
   /** They have stopped it; or they have taken this process for dead, if one renewal after the other has failed. */
   #closedByOthers (): void {
-    const isHeld = performance.now() - this.#renewedAt < this.#hold.lease * (1 - 1 / RENEWALS)
+    const isHeld = (this.#refusedAt ?? performance.now()) - this.#renewedAt < this.#hold.lease * (1 - 1 / RENEWALS)
     if (isHeld) this.#finish({ state: 'stopped' })
     else this.#lose()
   }
