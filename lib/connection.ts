@@ -18,7 +18,7 @@ import type { Failure } from './log.ts'
 import type { ResolvedOptions } from './options.ts'
 import { Pieces, type Shareable } from './pieces.ts'
 import type { Happening, Reporter } from './reporter.ts'
-import { closeAfter, destroySocket, dropBody, finishGone, isGone, onceGone, type RawResponse } from './response.ts'
+import { closeAfter, destroySocket, dropBody, finishGone, isClosing, isGone, onceGone, type RawResponse } from './response.ts'
 import type { EndReason } from './stats.ts'
 import type { Lines } from './timeouts.ts'
 import { Writer, type Destination, type Owner } from './writer.ts'
@@ -300,9 +300,14 @@ export class Connection extends AsyncResource implements SseConnection, Owner {
     this.finish('source-threw', '', { error })
   }
 
+  /** Where another answer has taken its place, or the server closes their connection, the client is not to blame. */
+  #whyGone (): EndReason {
+    if (!this.handedOver && this.#response.writableEnded) return 'superseded'
+    return isClosing(this.#response) ? 'shutdown' : 'client-gone'
+  }
+
   #onGone (): void {
-    // Where another answer has taken its place, the client is not to blame.
-    this.finish(!this.handedOver && this.#response.writableEnded ? 'superseded' : 'client-gone')
+    this.finish(this.#whyGone())
     this.#writer.close()
     this.#shared.connections.delete(this)
     this.leavePlace()

@@ -139,15 +139,24 @@ export function sendHead (response: RawResponse, writeMore: () => void): void {
   }
 }
 
+/** HTTP/1 connections that go with a response. */
+const closing = new WeakSet<Socket>()
+
 /** Lets the client's connection go with the response, so that its next request finds another server. */
 export function closeAfter (response: RawResponse): void {
   if (isHttp2(response)) {
     response.stream?.session?.close()
     return
   }
+  const { socket } = response.req
+  closing.add(socket)
   // An injected request has a socket that is none.
-  const socket: Partial<Socket> = response.req.socket
-  response.once('finish', () => socket.destroySoon?.())
+  response.once('finish', () => (socket as Partial<Socket>).destroySoon?.())
+}
+
+/** Whether the client's connection goes with a response: this one, or one that this one is queued behind. */
+export function isClosing (response: RawResponse): boolean {
+  return !isHttp2(response) && closing.has(response.req.socket)
 }
 
 /**

@@ -187,19 +187,21 @@ t.test('a client that reads its rest in time gets it whole', async (t) => {
   t.equal(Buffer.byteLength(client.body), connection!.bytes)
 })
 
-t.test('streams in a pipeline, one behind the other, do not hold the server up', async (t) => {
-  const app = await createApp(t)
-  const sources = [idleSource({ data: 1 }), idleSource({ data: 2 })]
-  let opened = 0
-  app.get('/', (_, reply) => reply.sse(sources[opened++]!.source))
-  const client = connect(t, await listen(app)).get('/').get('/')
-  await until(() => app.sse.stats().open === 2)
-  await client.until('data: 1\n\n')
-  await app.close()
-  await client.untilClosed()
-  t.ok(sources.every(({ state }) => state.finished))
-  t.match(client.received, /data: 1\n\n[^]*retry: \d+\n\n/)
-  t.match(app.sse.stats(), { open: 0, closed: { shutdown: 2 } })
+t.test('streams in a pipeline, one behind the other, go with the first of them, and do not hold the server up', async (t) => {
+  for (const drain of [0, 1_000]) {
+    const app = await createApp(t, { drain })
+    const sources = [idleSource({ data: 1 }), idleSource({ data: 2 })]
+    let opened = 0
+    app.get('/', (_, reply) => reply.sse(sources[opened++]!.source))
+    const client = connect(t, await listen(app)).get('/').get('/')
+    await until(() => app.sse.stats().open === 2)
+    await client.until('data: 1\n\n')
+    await app.close()
+    await client.untilClosed()
+    t.ok(sources.every(({ state }) => state.finished))
+    t.match(client.received, /data: 1\n\n[^]*retry: \d+\n\n/)
+    t.match(app.sse.stats(), { open: 0, closed: { shutdown: 2 } })
+  }
 })
 
 t.test('HTTP/2: streams are ended, their session is closed', async (t) => {
