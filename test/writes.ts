@@ -144,6 +144,7 @@ export async function gets (t: Test, client: RawClient, expected: string, messag
 /** A client whose stream has begun, and whatever it begins with is there. */
 export async function opened (t: Test, port: number, feed: Feed, path = '/', ...headers: string[]): Promise<RawClient> {
   const client = connect(t, port).get(path, ...headers)
+  await client.until('\r\n\r\n')
   await given(t, client, feed.sent)
   await turns()
   return client
