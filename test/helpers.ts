@@ -166,6 +166,13 @@ export function descriptors (): number {
   return limit === 'unlimited' ? Infinity : Number(limit)
 }
 
+/** Notes when a promise settles. */
+export function watch (promise: PromiseLike<unknown>) {
+  const state = { settled: false }
+  promise.then(() => { state.settled = true }, () => { state.settled = true })
+  return state
+}
+
 /** A promise and what settles it. */
 export function deferred<T = void> () {
   let resolve!: (value: T) => void

@@ -4,14 +4,7 @@ import http2 from 'node:http2'
 import t, { type Test } from 'tap'
 import sse from '../index.ts'
 import { untilBehind } from './behind.ts'
-import { connect, createApp, deferred, idleSource, listen, ownClock, turns, until, type RawClient } from './helpers.ts'
-
-/** Notes when a promise settles. */
-function watch (promise: PromiseLike<unknown>) {
-  const state = { settled: false }
-  promise.then(() => { state.settled = true }, () => { state.settled = true })
-  return state
-}
+import { connect, createApp, deferred, idleSource, listen, ownClock, turns, until, watch, type RawClient } from './helpers.ts'
 
 async function openIdle (t: Test, port: number, count: number): Promise<RawClient[]> {
   const clients = []
