@@ -11,7 +11,7 @@ import type { RefusalReason, SseDiagnostics, SseOptions } from '../index.ts'
 import { Admission, type Place } from '../lib/admission.ts'
 import { BrokerUnavailable } from '../lib/errors.ts'
 import { createStats, type EndReason } from '../lib/stats.ts'
-import { untilBehind } from './behind.ts'
+import { untilLagging } from './behind.ts'
 import { connect, createApp, deferred, descriptors, idleSource, listen, RawClient, turns, until } from './helpers.ts'
 
 const SOFTLY = 'Accept: text/event-stream'
@@ -521,13 +521,7 @@ const ENDINGS: Record<string, Ending> = {
       const client = get()
       await client.until('id: ')
       client.socket.pause()
-      const publish = async () => {
-        await app.sse.channel('c').publish({ raw: 'x'.repeat(262_144) })
-        // What one turn publishes is a burst, of which nobody misses anything.
-        await turns(1)
-      }
-      await untilBehind(app.sse, publish)
-      for (let n = 0; n < 5; n++) await publish()
+      await untilLagging(app.sse, app.sse.channel('c'))
       client.socket.resume()
     }
   },

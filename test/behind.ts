@@ -7,7 +7,7 @@
  */
 import { existsSync, readFileSync } from 'node:fs'
 import type { Socket } from 'node:net'
-import type { SseConnection } from '../index.ts'
+import type { SseChannel, SseConnection } from '../index.ts'
 import { turns, until } from './helpers.ts'
 
 /** Linux' table of connections: local and remote address, state, queues, timer. */
@@ -29,6 +29,17 @@ export async function untilBehind (streams: Streams, feed: () => unknown = () =>
     await feed()
     await turns(1)
   }
+}
+
+/** Publishes until the client is behind that reads this channel, of a history of two events, and has missed some. */
+export async function untilLagging (streams: Streams, channel: SseChannel<any>): Promise<void> {
+  const publish = async () => {
+    await channel.publish({ raw: 'x'.repeat(262_144) })
+    // What one turn publishes is a burst, of which nobody misses anything.
+    await turns(1)
+  }
+  await untilBehind(streams, publish)
+  for (let n = 0; n < 5; n++) await publish()
 }
 
 async function countBehind ({ connections }: Streams): Promise<number> {

@@ -8,7 +8,7 @@ import { memoryBroker, type SseDiagnostics, type SseOptions } from '../index.ts'
 import { tell } from '../lib/diagnostics.ts'
 import { BrokerUnavailable } from '../lib/errors.ts'
 import type { EndReason } from '../lib/stats.ts'
-import { untilBehind } from './behind.ts'
+import { untilLagging } from './behind.ts'
 import { connect, createApp, idleSource, listen, logInto, turns, until, type RawClient } from './helpers.ts'
 
 type Name = keyof SseDiagnostics
@@ -161,13 +161,7 @@ t.test('lag: a reader that has fallen behind and goes on', async (t) => {
   await client.until('id: ')
   client.socket.pause()
   const [connection] = app.sse.connections
-  const publish = async () => {
-    await channel.publish({ raw: 'x'.repeat(262_144) })
-    // What one turn publishes is a burst, of which nobody misses anything.
-    await turns(1)
-  }
-  await untilBehind(app.sse, publish)
-  for (let n = 0; n < 5; n++) await publish()
+  await untilLagging(app.sse, channel)
   t.same(names(told), ['open'])
   client.socket.resume()
   await until(() => app.sse.stats().lags === 1)
@@ -377,13 +371,7 @@ const LOGGED: Record<string, Logged> = {
     async act (app, client) {
       await client.until('id: ')
       client.socket.pause()
-      const publish = async () => {
-        await app.sse.channel('c').publish({ raw: 'x'.repeat(262_144) })
-        // What one turn publishes is a burst, of which nobody misses anything.
-        await turns(1)
-      }
-      await untilBehind(app.sse, publish)
-      for (let n = 0; n < 5; n++) await publish()
+      await untilLagging(app.sse, app.sse.channel('c'))
       client.socket.resume()
     }
   },

@@ -5,7 +5,7 @@ import t from 'tap'
 import { Counter, Gauge, register, Registry } from 'prom-client'
 import sse, { type SseOptions } from '../index.ts'
 import { createStats } from '../lib/stats.ts'
-import { untilBehind } from './behind.ts'
+import { untilBehind, untilLagging } from './behind.ts'
 import { connect, createApp, idleSource, listen, ownClock, turns, until } from './helpers.ts'
 import { compile } from './program.ts'
 
@@ -188,13 +188,7 @@ t.test('lags are counted', async (t) => {
   const client = connect(t, await listen(app)).get('/')
   await client.until('id: ')
   client.socket.pause()
-  const publish = async () => {
-    await channel.publish({ raw: 'x'.repeat(262_144) })
-    // What one turn publishes is a burst, of which nobody misses anything.
-    await turns(1)
-  }
-  await untilBehind(app.sse, publish)
-  for (let n = 0; n < 5; n++) await publish()
+  await untilLagging(app.sse, channel)
   t.equal((await samples(metrics)).sse_streams_behind, 1)
   client.socket.resume()
   await until(() => app.sse.stats().lags === 1)
