@@ -30,7 +30,9 @@ export class RedisServer {
 
   async start (): Promise<void> {
     const args = ['--port', String(this.port), '--bind', '127.0.0.1', '--dir', this.#folder, '--save', '', ...this.#options]
-    const child = this.#process = spawn('redis-server', args, { stdio: ['ignore', 'pipe', 'inherit'] })
+    // With pipes of its own: if this process is killed, nobody waits for what a server that is left writes.
+    const child = this.#process = spawn('redis-server', args, { stdio: ['ignore', 'pipe', 'pipe'] })
+    child.stderr!.resume()
     let output = ''
     for await (const chunk of child.stdout!) {
       output += chunk
