@@ -17,7 +17,6 @@ import { connect, createApp, deferred, fetchBody, listen, turns, until, type Raw
 const EVENTS = 3_000
 const TEXT = 'x'.repeat(8_192)
 
-/** Waits until nothing has changed for many turns of the event loop. */
 /**
  * A client that reads all as fast as it can, and forgets it; in a process of its own, as here it could not read while a
  * source runs, which would give the others their turn.

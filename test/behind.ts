@@ -21,12 +21,15 @@ interface Streams {
   readonly connections: Iterable<SseConnection>
 }
 
-/** Feeds clients that do not read until so many are behind for good. What is pulled needs no feed. */
-export async function untilBehind (streams: Streams, feed: () => unknown = () => {}, count = 1): Promise<void> {
+/**
+ * Feeds clients that do not read until so many are behind for good.
+ * @param feed is given a number each time, from 0; what is pulled needs none
+ */
+export async function untilBehind (streams: Streams, feed: (n: number) => unknown = () => {}, count = 1): Promise<void> {
   const deadline = process.hrtime.bigint() + 10_000_000_000n
-  while (await countBehind(streams) < count) {
+  for (let n = 0; await countBehind(streams) < count; n++) {
     if (process.hrtime.bigint() > deadline) throw new Error(`waited 10 s for ${count} clients that are behind`)
-    await feed()
+    await feed(n)
     await turns(1)
   }
 }

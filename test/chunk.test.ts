@@ -461,7 +461,7 @@ for (const size of [1_000, 20_000, 300_000]) {
     const drained = only(app).request.raw.socket.listenerCount('drain')
     for (let round = 0; round < 2; round++) {
       client.socket.pause()
-      await untilBehind(app.sse, () => feed.send('x'.repeat(size)))
+      await untilBehind(app.sse, (n) => feed.send(`${n} ${'x'.repeat(size)}`))
       short()
       for (let n = 0; n < 10; n++) {
         await feed.send(`behind ${round} ${n}`)
@@ -488,7 +488,7 @@ t.test('the last text of a stream comes after what a client that is behind has n
   const client = connect(t, await listen(app)).get('/')
   await client.until('retry: 5\n\n')
   client.socket.pause()
-  await untilBehind(app.sse, () => feed.send('x'.repeat(1_000_000)))
+  await untilBehind(app.sse, (n) => feed.send(`${n} ${'x'.repeat(1_000_000)}`))
   const closing = app.close()
   await turns()
   client.socket.resume()

@@ -11,6 +11,9 @@ import { start as startProgram } from './program.ts'
 const STREAMS = 5_000
 const STALLED = 20
 
+/** What the clock of a busy machine may be late by, in ms. */
+const LATE = 1_500
+
 /** Milliseconds that a test moves its clock by, so that times are known to that. */
 const STEP = 20
 
@@ -94,7 +97,9 @@ for (const retry of [undefined, 1_500]) {
       clock.tick(STEP)
       const { shutdown } = app.sse.stats().closed
       t.ok(Math.abs(shutdown - perMs * (ms + STEP)) <= 2 * perMs, `${shutdown} have ended after ${ms + STEP} ms`)
-      await until(() => clients.filter(({ closed }) => closed).length >= shutdown - STALLED, () => 'their sockets to be closed')
+      // Those that do not read came last.
+      const read = Math.min(shutdown, STREAMS)
+      await until(() => clients.filter(({ closed }) => closed).length === read, () => `${read} sockets to be closed`)
     }
     t.ok(clients.every(({ closed }) => closed))
     await clock.tickAsync(GRACE - 1)
@@ -178,9 +183,11 @@ t.test('SIGTERM: process.once(\'SIGTERM\', () => app.close()) ends the process w
   await until(() => /http:\/\/\S+:\d+\n/.test(output()), () => `the server to listen: ${output()}`)
   const port = Number(/:(\d+)\n/.exec(output())![1])
   const clients = await openMany(t, port, 30)
+  const start = performance.now()
   child.kill('SIGTERM')
   const [code, signal] = await once(child, 'exit')
   t.same({ code, signal }, { code: 0, signal: null }, output())
+  t.ok(performance.now() - start < 300 + GRACE + LATE)
   await until(() => clients.every(({ closed }) => closed))
   t.ok(clients.every((client) => told(client) >= 1_000), 'each has a whole response, and a time to come back')
 })

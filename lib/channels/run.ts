@@ -137,12 +137,12 @@ export class Run extends AttachedRun {
   async #renew (): Promise<void> {
     const asked = performance.now()
     const held = await this.#parts.broker.open(this.#channel.name, this.#hold).catch(() => undefined)
-    // Who is refused may not have been told yet that others have closed the channel.
+    if (held === true) [this.#renewedAt, this.#refusedAt] = [asked, undefined]
     if (held === false) this.#refusedAt ??= performance.now()
+    // Who is refused may not have been told yet that others have closed the channel.
     const seen = held === false ? await this.#channel.look().catch(() => undefined) : undefined
     if (this.#ending) return
     if (seen !== undefined) return seen.closed ? this.#closedByOthers() : this.#lose()
-    if (held === true) [this.#renewedAt, this.#refusedAt] = [asked, undefined]
     clearTimeout(this.#renewal)
     this.#renewLater()
   }
